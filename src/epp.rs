@@ -1,0 +1,1 @@
+//! epp: to be filled

@@ -1,0 +1,1 @@
+//! gotemplate: to be filled

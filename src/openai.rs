@@ -1,0 +1,1 @@
+//! openai: to be filled

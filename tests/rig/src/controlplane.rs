@@ -1,0 +1,1 @@
+//! controlplane: to be filled

@@ -1,0 +1,1 @@
+//! portal: to be filled
