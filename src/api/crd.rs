@@ -10,9 +10,17 @@ use serde_json::Value;
 
 use super::modelservice::ModelService;
 
-/// Our fields whose type is Kubernetes' own: descriptions below them are dropped.
-const CORE_TYPED_FIELDS: &[&str] =
-    &["baseConfigMapRef", "env", "envFrom", "resources", "size", "conditions"];
+/// Fields below which descriptions are dropped: those of Kubernetes' own types, and
+/// `initContainers`, which would repeat `containers` word for word.
+const CORE_TYPED_FIELDS: &[&str] = &[
+    "baseConfigMapRef",
+    "env",
+    "envFrom",
+    "resources",
+    "size",
+    "conditions",
+    "initContainers",
+];
 
 /// The CustomResourceDefinition of `ModelService`.
 pub fn crd() -> CustomResourceDefinition {
