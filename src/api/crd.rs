@@ -69,6 +69,10 @@ fn drop_nested(schema: &mut Value, top: bool) {
             if !top && object.get("description").is_some_and(Value::is_string) {
                 object.remove("description");
             }
+            // Kubernetes' own types do not take an explicit null either.
+            if !top && object.get("nullable").is_some_and(Value::is_boolean) {
+                object.remove("nullable");
+            }
             for value in object.values_mut() {
                 drop_nested(value, false);
             }
