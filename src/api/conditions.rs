@@ -18,6 +18,8 @@ pub enum ConditionType {
     WorkloadsReady,
     /// The gateway has accepted and programmed the route.
     RouterReady,
+    /// The Redis the EPP is told to use answers. Serving does not depend on it.
+    RedisReady,
 }
 
 impl ConditionType {
@@ -30,6 +32,7 @@ impl ConditionType {
             Self::BaseConfigResolved => "BaseConfigResolved",
             Self::WorkloadsReady => "WorkloadsReady",
             Self::RouterReady => "RouterReady",
+            Self::RedisReady => "RedisReady",
         }
     }
 }

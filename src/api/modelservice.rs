@@ -1,5 +1,7 @@
 //! `ModelService` (`llm-d.ai/v1alpha1`): spec and status as users write and read
 //! them. PURE data. Field documentation becomes the CRD's, so it is written for users.
+// `KubeSchema` copies each type into a function of its own and trips over the copy.
+#![allow(unreachable_pub)]
 
 use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, ObjectReference, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;

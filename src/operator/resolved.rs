@@ -1,0 +1,84 @@
+//! Everything `plan` may know beyond the ModelService itself. PURE data: `resolve`
+//! fills it, `plan` reads it, and a thing that could not be had is a value here.
+#![deny(clippy::disallowed_methods)]
+
+use std::collections::BTreeMap;
+
+/// What `resolve` fetched.
+#[derive(Clone, Debug, Default)]
+pub struct Resolved {
+    /// The base ConfigMap; `None` when the ModelService names none.
+    pub base: Option<BaseConfig>,
+    /// Optional APIs the cluster serves.
+    pub served: Served,
+    /// One entry per `routing.gatewayRefs`, in order.
+    pub gateways: Vec<GatewayFacts>,
+    /// What exists under the name of the Redis we may render.
+    pub redis: RedisFacts,
+    /// The live HTTPRoute has rules that another field manager set: they are left alone.
+    pub route_rules_foreign: bool,
+}
+
+/// A base ConfigMap.
+#[derive(Clone, Debug, Default)]
+pub struct BaseConfig {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its values: templates.
+    pub data: BTreeMap<String, String>,
+}
+
+/// Optional APIs the cluster serves.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Served {
+    /// The newest InferencePool version served.
+    pub inference_pool: Option<PoolVersion>,
+    /// InferenceModel `inference.networking.x-k8s.io/v1alpha2`.
+    pub inference_model: bool,
+    /// HTTPRoute `gateway.networking.k8s.io/v1`.
+    pub http_route: bool,
+    /// EnvoyFilter `networking.istio.io/v1alpha3`.
+    pub envoy_filter: bool,
+}
+
+/// Version of the InferencePool API.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PoolVersion {
+    /// `inference.networking.k8s.io/v1`.
+    V1,
+    /// `inference.networking.x-k8s.io/v1alpha2`.
+    V1Alpha2,
+}
+
+/// A Gateway that `routing.gatewayRefs` names.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GatewayFacts {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its GatewayClass; `None` when the Gateway does not exist (yet).
+    pub class: Option<String>,
+    /// The class's controller, such as `istio.io/gateway-controller`.
+    pub controller: Option<String>,
+}
+
+/// What exists under the name of the Redis we may render.
+#[derive(Clone, Default)]
+pub struct RedisFacts {
+    /// The password in the existing Secret, or a fresh one; `None` offline.
+    pub password: Option<String>,
+    /// A Service of that name exists that we did not make.
+    pub foreign_service: bool,
+}
+
+impl std::fmt::Debug for RedisFacts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisFacts")
+            .field("password", &self.password.as_ref().map(|_| "…"))
+            .field("foreign_service", &self.foreign_service)
+            .finish()
+    }
+}
