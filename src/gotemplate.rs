@@ -1,1 +1,84 @@
-//! gotemplate: to be filled
+//! Go's text/template language with sprig's text functions: template text + data -> text.
+//! PURE.
+//!
+//! ```text
+//! text -> lex (text and action tokens, trim markers applied) -> parse (tree, every name known) -> eval (bounded)
+//! ```
+//!
+//! Base configs are written in this language, so it behaves as Go does
+//! (<https://pkg.go.dev/text/template>), and refuses at parse time, with key, line and
+//! column, whatever it does not know or must not do: anything random, timed or that reads
+//! the environment.
+#![deny(clippy::disallowed_methods)]
+
+mod error;
+mod eval;
+mod format;
+mod functions;
+mod lex;
+mod parse;
+mod value;
+
+pub use error::Error;
+pub use functions::Functions;
+pub use value::Value;
+
+use parse::Tree;
+
+/// Bounds of one rendering.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of output.
+    pub output_bytes: usize,
+    /// Nodes evaluated.
+    pub steps: usize,
+    /// Nesting of templates and pipelines.
+    pub depth: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { output_bytes: 1 << 20, steps: 200_000, depth: 64 }
+    }
+}
+
+/// A parsed template.
+#[derive(Clone, Debug)]
+pub struct Template {
+    name: String,
+    text: String,
+    tree: Tree,
+}
+
+impl Template {
+    /// Parses `text`; `name` is how errors call it (the ConfigMap's key).
+    ///
+    /// # Errors
+    /// With line and column, for a syntax error or a function that is unknown or refused.
+    pub fn parse(name: &str, text: &str, functions: &Functions) -> Result<Self, Error> {
+        let tree = lex::lex(text)
+            .and_then(|tokens| parse::parse(tokens, functions))
+            .map_err(|fault| fault.at(name, text))?;
+        Ok(Self { name: name.to_owned(), text: text.to_owned(), tree })
+    }
+
+    /// Renders with `data` as the dot.
+    ///
+    /// # Errors
+    /// With line and column, for a field that does not exist, a function that fails, or a
+    /// bound that is hit.
+    pub fn render(
+        &self,
+        data: &Value,
+        functions: &Functions,
+        limits: &Limits,
+    ) -> Result<String, Error> {
+        eval::render(&self.tree, data, functions, limits)
+            .map_err(|fault| fault.at(&self.name, &self.text))
+    }
+}
+
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod tests;

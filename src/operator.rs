@@ -6,8 +6,27 @@
 //!
 //! Stages never import each other; `reconcile` calls them in order.
 
+pub mod apply;
+pub mod builtin;
 pub mod children;
+pub mod cli;
+pub mod decode;
 pub mod diff;
+pub mod error;
+pub mod events;
 pub mod leader;
+pub mod merge;
+pub mod metrics;
+pub mod names;
+pub mod observe;
+pub mod plan;
+pub mod rbac;
+pub mod reconcile;
+pub mod render;
+pub mod resolve;
 pub mod resolved;
+pub mod served;
 pub mod settings;
+pub mod status;
+pub mod template;
+pub mod watch;

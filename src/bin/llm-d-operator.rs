@@ -1,6 +1,5 @@
-//! The controller's program: arguments in, `operator::cli` does the rest. IO.
+//! The controller's program: the command line, and `operator::cli` does the rest.
 
 fn main() -> std::process::ExitCode {
-    print!("{}", llm_d_operator::api::crd::yaml().unwrap_or_default());
-    std::process::ExitCode::SUCCESS
+    llm_d_operator::operator::cli::main()
 }

@@ -4,7 +4,7 @@
 //! are accepted on either side, as the Go operator's were.
 
 mod crd;
-mod generate;
+pub(crate) mod generate;
 mod rbac;
 mod run;
 

@@ -1,0 +1,369 @@
+//! What lies under a shorthand base value, or where a role has no base at all: engine,
+//! routing sidecar and EPP as one would write them by hand. PURE.
+//!
+//! Everything here only FILLS what is absent: what the user said is never changed.
+#![deny(clippy::disallowed_methods)]
+
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, GRPCAction,
+    HTTPGetAction, ObjectFieldSelector, PodSecurityContext, PodSpec, Probe, ResourceRequirements,
+    SeccompProfile, SecretKeySelector, SecurityContext, Service, ServicePort, ServiceSpec, Volume,
+    VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::merge::{MODEL_MOUNT_PATH, MODEL_VOLUME};
+use super::plan::artifacts::Artifacts;
+use crate::api::modelservice::Parallelism;
+use crate::contract;
+
+/// What the engine container of a role is filled with.
+#[derive(Clone, Debug)]
+pub struct Engine<'a> {
+    /// Image where none is given.
+    pub image: &'a str,
+    /// Port the engine listens on.
+    pub port: u16,
+    /// `routing.modelName`.
+    pub served_name: &'a str,
+    /// Where the weights are.
+    pub artifacts: &'a Artifacts,
+    /// How the engine spreads over GPUs.
+    pub parallelism: Option<&'a Parallelism>,
+    /// KV transfer between prefill and decode by NIXL.
+    pub nixl: bool,
+}
+
+/// An env entry with a literal value.
+pub fn var(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value.to_owned()), value_from: None }
+}
+
+/// An env entry with a field of the pod.
+pub fn field_var(name: &str, path: &str) -> EnvVar {
+    let field_ref = ObjectFieldSelector { api_version: None, field_path: path.to_owned() };
+    let value_from = EnvVarSource { field_ref: Some(field_ref), ..EnvVarSource::default() };
+    EnvVar { name: name.to_owned(), value: None, value_from: Some(value_from) }
+}
+
+/// An env entry with a key of a Secret.
+pub fn secret_var(name: &str, secret: &str, key: &str) -> EnvVar {
+    let selector =
+        SecretKeySelector { name: secret.to_owned(), key: key.to_owned(), optional: None };
+    let value_from = EnvVarSource { secret_key_ref: Some(selector), ..EnvVarSource::default() };
+    EnvVar { name: name.to_owned(), value: None, value_from: Some(value_from) }
+}
+
+/// Adds env entries whose names are not taken.
+pub fn add_env(container: &mut Container, entries: impl IntoIterator<Item = EnvVar>) {
+    let env = container.env.get_or_insert_default();
+    for entry in entries {
+        if !env.iter().any(|existing| existing.name == entry.name) {
+            env.push(entry);
+        }
+    }
+}
+
+/// True when the container's command line has this flag, as `--flag value`, `--flag=value`
+/// or bare.
+pub fn has_flag(container: &Container, flag: &str) -> bool {
+    let words = container.command.iter().flatten().chain(container.args.iter().flatten());
+    words.into_iter().any(|word| word == flag || word.strip_prefix(flag).is_some_and(|rest| rest.starts_with('=')))
+}
+
+/// The main container of that name, made first in the pod where it is absent.
+pub fn main_container<'a>(pod: &'a mut PodSpec, name: &str) -> &'a mut Container {
+    let index = pod.containers.iter().position(|container| container.name == name).unwrap_or_else(|| {
+        pod.containers.push(Container { name: name.to_owned(), ..Container::default() });
+        pod.containers.len() - 1
+    });
+    &mut pod.containers[index]
+}
+
+/// Fills the engine container of a decode or prefill pod.
+pub fn fill_engine(pod: &mut PodSpec, engine: &Engine<'_>) {
+    let container = main_container(pod, contract::CONTAINER_ENGINE);
+    container.image.get_or_insert_with(|| engine.image.to_owned());
+    fill_command(container, engine);
+    if container.ports.as_ref().is_none_or(Vec::is_empty) {
+        container.ports = Some(vec![port("http", engine.port)]);
+    }
+    // Loading a large model takes long; only then do the other probes start.
+    container.startup_probe.get_or_insert_with(|| http_probe(engine.port, 5, 720));
+    container.readiness_probe.get_or_insert_with(|| http_probe(engine.port, 5, 3));
+    container.liveness_probe.get_or_insert_with(|| http_probe(engine.port, 10, 6));
+    if let Artifacts::HuggingFace { secret, .. } = engine.artifacts {
+        if let Some(secret) = secret {
+            add_env(container, [secret_var("HF_TOKEN", secret, "HF_TOKEN")]);
+        }
+        add_env(container, [var("HF_HOME", MODEL_MOUNT_PATH)]);
+    }
+    if engine.nixl {
+        // The address other engines connect to for the KV cache.
+        add_env(container, [
+            field_var("VLLM_NIXL_SIDE_CHANNEL_HOST", "status.podIP"),
+            var("VLLM_NIXL_SIDE_CHANNEL_PORT", "5557"),
+        ]);
+    }
+    fill_gpus(container, engine.parallelism);
+    mount(container, MODEL_VOLUME, MODEL_MOUNT_PATH, engine.artifacts.read_only());
+    mount(container, "dshm", "/dev/shm", false);
+    let volumes = pod.volumes.get_or_insert_default();
+    if !volumes.iter().any(|volume| volume.name == "dshm") {
+        // NCCL and vLLM's workers talk through shared memory; 64 MiB is not enough.
+        volumes.push(Volume {
+            name: "dshm".to_owned(),
+            empty_dir: Some(EmptyDirVolumeSource {
+                medium: Some("Memory".to_owned()),
+                size_limit: Some(Quantity("2Gi".to_owned())),
+                ..EmptyDirVolumeSource::default()
+            }),
+            ..Volume::default()
+        });
+    }
+}
+
+/// `vllm serve MODEL --port … --served-model-name …` in front of what the user says.
+fn fill_command(container: &mut Container, engine: &Engine<'_>) {
+    if container.command.as_ref().is_some_and(|command| !command.is_empty()) {
+        return;
+    }
+    let mut front = Vec::new();
+    let positional = container.args.iter().flatten().next().is_some_and(|arg| !arg.starts_with('-'));
+    if !positional && !has_flag(container, "--model") {
+        front.push(engine.artifacts.serve_argument());
+    }
+    let mut back = Vec::new();
+    if !has_flag(container, "--port") {
+        back.push(format!("--port={}", engine.port));
+    }
+    if !has_flag(container, "--served-model-name") {
+        back.push(format!("--served-model-name={}", engine.served_name));
+    }
+    if let Some(parallelism) = engine.parallelism {
+        for (size, flags) in [
+            (parallelism.tensor, ["--tensor-parallel-size", "-tp"]),
+            (parallelism.pipeline, ["--pipeline-parallel-size", "-pp"]),
+            (parallelism.data, ["--data-parallel-size", "-dp"]),
+        ] {
+            let size = size.unwrap_or(1);
+            if size > 1 && !flags.iter().any(|flag| has_flag(container, flag)) {
+                back.push(format!("{}={size}", flags[0]));
+            }
+        }
+    }
+    if engine.nixl && !has_flag(container, "--kv-transfer-config") {
+        back.push(r#"--kv-transfer-config={"kv_connector":"NixlConnector","kv_role":"kv_both"}"#.to_owned());
+    }
+    container.command = Some(vec!["vllm".to_owned(), "serve".to_owned()]);
+    let given = container.args.take().unwrap_or_default();
+    let split = usize::from(positional);
+    let mut args = front;
+    args.extend(given.iter().take(split).cloned());
+    args.extend(back);
+    args.extend(given.into_iter().skip(split));
+    container.args = Some(args);
+}
+
+/// One GPU per tensor and pipeline rank, where parallelism is given and no GPU asked for.
+fn fill_gpus(container: &mut Container, parallelism: Option<&Parallelism>) {
+    const GPU: &str = "nvidia.com/gpu";
+    let Some(parallelism) = parallelism else { return };
+    let count = parallelism.tensor.unwrap_or(1).max(1)
+        * parallelism.pipeline.unwrap_or(1).max(1)
+        * parallelism.data.unwrap_or(1).max(1);
+    let resources: &mut ResourceRequirements = container.resources.get_or_insert_default();
+    let limits = resources.limits.get_or_insert_default();
+    if !limits.keys().any(|resource| resource.ends_with("/gpu")) {
+        limits.insert(GPU.to_owned(), Quantity(count.to_string()));
+        resources.requests.get_or_insert_default().insert(GPU.to_owned(), Quantity(count.to_string()));
+    }
+}
+
+/// Fills the routing sidecar of a decode pod: the user's container of that name, or a
+/// native sidecar (started before the engine, stopped after it).
+pub fn fill_sidecar(pod: &mut PodSpec, image: &str, nixl: bool) {
+    let name = contract::CONTAINER_SIDECAR;
+    let init = pod.init_containers.iter_mut().flatten();
+    let existing = pod.containers.iter_mut().chain(init).find(|container| container.name == name);
+    let container = match existing {
+        Some(container) => container,
+        None => {
+            let containers = pod.init_containers.get_or_insert_default();
+            containers.push(Container {
+                name: name.to_owned(),
+                restart_policy: Some("Always".to_owned()),
+                ..Container::default()
+            });
+            containers.last_mut().expect("one was just pushed")
+        }
+    };
+    if container.image.is_none() {
+        container.image = Some(image.to_owned());
+        container.command.get_or_insert_with(|| vec!["/routing-proxy".to_owned()]);
+    }
+    let mut args = Vec::new();
+    if !has_flag(container, "--port") {
+        args.push(format!("--port={}", contract::PORT_SERVING));
+    }
+    if !has_flag(container, "--vllm-port") && !has_flag(container, "--model-server-port") {
+        args.push(format!("--vllm-port={}", contract::PORT_ENGINE_BEHIND_SIDECAR));
+    }
+    if nixl && !has_flag(container, "--connector") && !has_flag(container, "--kv-connector") {
+        args.push("--connector=nixlv2".to_owned());
+    }
+    container.args.get_or_insert_default().extend(args);
+    if container.ports.as_ref().is_none_or(Vec::is_empty) {
+        container.ports = Some(vec![port("proxy", contract::PORT_SERVING)]);
+    }
+    container.readiness_probe.get_or_insert_with(|| http_probe(contract::PORT_SERVING, 5, 3));
+    container.security_context.get_or_insert_with(restricted);
+}
+
+/// Fills the EPP's pod; `args` are those of a container without command and args.
+pub fn fill_epp(pod: &mut PodSpec, image: &str, args: Vec<String>) {
+    let container = main_container(pod, contract::CONTAINER_EPP);
+    if container.image.is_none() {
+        container.image = Some(image.to_owned());
+        container.command.get_or_insert_with(|| vec!["/epp".to_owned()]);
+    }
+    if container.args.as_ref().is_none_or(Vec::is_empty) {
+        container.args = Some(args);
+    }
+    if container.ports.as_ref().is_none_or(Vec::is_empty) {
+        container.ports = Some(vec![
+            port("grpc", contract::PORT_EPP_GRPC),
+            port("grpc-health", contract::PORT_EPP_HEALTH),
+            port("metrics", contract::PORT_EPP_METRICS),
+        ]);
+    }
+    add_env(container, [
+        field_var("POD_NAME", "metadata.name"),
+        field_var("POD_NAMESPACE", "metadata.namespace"),
+        field_var("POD_IP", "status.podIP"),
+    ]);
+    container.readiness_probe.get_or_insert_with(|| grpc_probe(2, 3));
+    container.liveness_probe.get_or_insert_with(|| grpc_probe(10, 6));
+    container.security_context.get_or_insert_with(restricted);
+    container.resources.get_or_insert_with(|| ResourceRequirements {
+        requests: Some(
+            [("cpu", "250m"), ("memory", "256Mi")]
+                .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())))
+                .into(),
+        ),
+        ..ResourceRequirements::default()
+    });
+    pod.security_context.get_or_insert_with(restricted_pod);
+}
+
+/// A Service in front of the engines of a role.
+pub fn role_service() -> Service {
+    let mut port = service_port("http", contract::PORT_SERVING);
+    port.app_protocol = Some("http".to_owned());
+    Service {
+        spec: Some(ServiceSpec { ports: Some(vec![port]), ..ServiceSpec::default() }),
+        ..Service::default()
+    }
+}
+
+/// The EPP's Service. Gateways speak HTTP/2 to a port only when it says so.
+pub fn epp_service() -> Service {
+    let mut grpc = service_port("grpc", contract::PORT_EPP_GRPC);
+    grpc.app_protocol = Some("http2".to_owned());
+    let mut health = service_port("grpc-health", contract::PORT_EPP_HEALTH);
+    health.app_protocol = Some("http2".to_owned());
+    let metrics = service_port("http-metrics", contract::PORT_EPP_METRICS);
+    Service {
+        spec: Some(ServiceSpec {
+            ports: Some(vec![grpc, health, metrics]),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }
+}
+
+/// A Service port to the container port of the same number.
+pub fn service_port(name: &str, number: u16) -> ServicePort {
+    ServicePort {
+        name: Some(name.to_owned()),
+        port: i32::from(number),
+        protocol: Some("TCP".to_owned()),
+        target_port: Some(IntOrString::Int(i32::from(number))),
+        ..ServicePort::default()
+    }
+}
+
+/// What the "restricted" pod security standard asks of a container.
+pub fn restricted() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+        read_only_root_filesystem: Some(true),
+        ..SecurityContext::default()
+    }
+}
+
+/// What the "restricted" pod security standard asks of a pod.
+pub fn restricted_pod() -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(65532),
+        seccomp_profile: Some(SeccompProfile {
+            type_: "RuntimeDefault".to_owned(),
+            localhost_profile: None,
+        }),
+        ..PodSecurityContext::default()
+    }
+}
+
+/// A named container port.
+pub fn port(name: &str, number: u16) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: i32::from(number),
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    }
+}
+
+fn mount(container: &mut Container, volume: &str, path: &str, read_only: bool) {
+    let mounts = container.volume_mounts.get_or_insert_default();
+    if mounts.iter().any(|mount| mount.mount_path == path || mount.name == volume) {
+        return;
+    }
+    mounts.push(VolumeMount {
+        name: volume.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    });
+}
+
+fn http_probe(port: u16, period_seconds: i32, failure_threshold: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some("/health".to_owned()),
+            port: IntOrString::Int(i32::from(port)),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period_seconds),
+        failure_threshold: Some(failure_threshold),
+        timeout_seconds: Some(5),
+        ..Probe::default()
+    }
+}
+
+fn grpc_probe(period_seconds: i32, failure_threshold: i32) -> Probe {
+    Probe {
+        grpc: Some(GRPCAction {
+            port: i32::from(contract::PORT_EPP_HEALTH),
+            service: Some(contract::GRPC_EXT_PROC_SERVICE.to_owned()),
+            ..GRPCAction::default()
+        }),
+        period_seconds: Some(period_seconds),
+        failure_threshold: Some(failure_threshold),
+        timeout_seconds: Some(2),
+        ..Probe::default()
+    }
+}

@@ -1,0 +1,361 @@
+//! The YAML text of one base config value -> a typed Kubernetes object. PURE.
+//!
+//! Real base configs rely on loose decoding: `value: true` in env, duplicate keys, fields
+//! that do not exist, keys followed by nothing. All of it is understood the way the user
+//! meant it, guided by the schema of the target type; what is dropped becomes a warning.
+#![deny(clippy::disallowed_methods)]
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+/// Why a value could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The text is not YAML.
+    #[error("{key}{at}: not valid YAML: {message}", at = at(*line))]
+    Syntax {
+        /// Key in the ConfigMap.
+        key: String,
+        /// Line in the rendered value, from 1.
+        line: Option<u64>,
+        /// What the parser said.
+        message: String,
+    },
+    /// A field has a value of the wrong kind.
+    #[error("{key}{at}: {path}: {message}", at = at(*line))]
+    Field {
+        /// Key in the ConfigMap.
+        key: String,
+        /// Line in the rendered value, from 1, where it could be found.
+        line: Option<u64>,
+        /// Path of the field, such as `spec.replicas`.
+        path: String,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+fn at(line: Option<u64>) -> String {
+    line.map_or_else(String::new, |line| format!(" line {line}"))
+}
+
+/// Reads YAML into JSON. `None` for a value that is blank, null or only comments.
+///
+/// # Errors
+/// When the text is not YAML.
+pub fn yaml(key: &str, text: &str) -> Result<Option<Value>, Error> {
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(None);
+    }
+    let options = serde_yaml::options! {
+        duplicate_keys: serde_yaml::options::DuplicateKeyPolicy::LastWins,
+        // `on` and `yes` stay the words the user wrote.
+        strict_booleans: true,
+        with_snippet: false,
+    };
+    let value: Value =
+        serde_yaml::from_str_with_options(text, options).map_err(|error| Error::Syntax {
+            key: key.to_owned(),
+            line: error.location().map(|location| location.line() as u64),
+            message: error.to_string(),
+        })?;
+    Ok(Some(value).filter(|value| !value.is_null()))
+}
+
+/// JSON -> `T`, with scalars turned into strings where `T` wants strings, nulls dropped,
+/// and unknown fields dropped with a warning each.
+///
+/// # Errors
+/// When a field has a value `T` cannot take.
+pub fn typed<T>(key: &str, text: &str, value: Value, warnings: &mut Vec<String>) -> Result<T, Error>
+where
+    T: DeserializeOwned + JsonSchema,
+{
+    let root = schemars::generate::SchemaSettings::draft2020_12()
+        .into_generator()
+        .into_root_schema_for::<T>()
+        .to_value();
+    let mut walk = Walk { key, text, root: &root, warnings, path: Vec::new() };
+    let value = walk.fit(value, &root)?.unwrap_or_else(|| Value::Object(Map::new()));
+    serde_json::from_value(value).map_err(|error| Error::Field {
+        key: key.to_owned(),
+        line: None,
+        path: "value".to_owned(),
+        message: error.to_string(),
+    })
+}
+
+struct Walk<'a> {
+    key: &'a str,
+    text: &'a str,
+    root: &'a Value,
+    warnings: &'a mut Vec<String>,
+    path: Vec<String>,
+}
+
+impl Walk<'_> {
+    /// Makes one value fit its schema; `None` when it is to be left out.
+    fn fit(&mut self, value: Value, schema: &Value) -> Result<Option<Value>, Error> {
+        if value.is_null() {
+            return Ok(None);
+        }
+        let schema = deref(self.root, schema);
+        if wants(schema, "string") && schema.get("x-kubernetes-int-or-string").is_none() {
+            return self.string(value, schema).map(Some);
+        }
+        match value {
+            Value::Object(fields) if schema.get("properties").is_some() => {
+                self.object(fields, schema).map(Some)
+            }
+            Value::Object(fields) => match schema.get("additionalProperties") {
+                Some(of) if of.is_object() => self.map(fields, of).map(Some),
+                _ => Ok(Some(Value::Object(fields))),
+            },
+            Value::Array(items) if wants(schema, "array") => {
+                let of = schema.get("items").cloned().unwrap_or(Value::Bool(true));
+                let mut out = Vec::with_capacity(items.len());
+                for (index, item) in items.into_iter().enumerate() {
+                    self.path.push(format!("[{index}]"));
+                    // A null in a list of strings is an empty string.
+                    let item = if item.is_null() && wants(deref(self.root, &of), "string") {
+                        Value::String(String::new())
+                    } else {
+                        item
+                    };
+                    out.extend(self.fit(item, &of)?);
+                    self.path.pop();
+                }
+                Ok(Some(Value::Array(out)))
+            }
+            other => self.check_kind(other, schema).map(Some),
+        }
+    }
+
+    fn object(&mut self, fields: Map<String, Value>, schema: &Value) -> Result<Value, Error> {
+        let mut out = Map::new();
+        for (name, value) in fields {
+            let known = schema["properties"].get(&name).cloned();
+            self.path.push(name.clone());
+            match known {
+                Some(of) => {
+                    if let Some(value) = self.fit(value, &of)? {
+                        out.insert(name, value);
+                    }
+                }
+                // The type's own name; k8s-openapi checks it, its schema may not list it.
+                None if self.path.len() == 1 && matches!(name.as_str(), "apiVersion" | "kind") => {
+                    out.insert(name, value);
+                }
+                None => {
+                    let at = at(self.line());
+                    self.warnings.push(format!(
+                        "{}{at}: unknown field {} was dropped",
+                        self.key,
+                        self.path_text()
+                    ));
+                }
+            }
+            self.path.pop();
+        }
+        Ok(Value::Object(out))
+    }
+
+    fn map(&mut self, fields: Map<String, Value>, of: &Value) -> Result<Value, Error> {
+        let mut out = Map::new();
+        for (name, value) in fields {
+            self.path.push(name.clone());
+            // `labels: {a: }` means an empty value.
+            let value = if value.is_null() && wants(deref(self.root, of), "string") {
+                Value::String(String::new())
+            } else {
+                value
+            };
+            if let Some(value) = self.fit(value, of)? {
+                out.insert(name, value);
+            }
+            self.path.pop();
+        }
+        Ok(Value::Object(out))
+    }
+
+    fn string(&self, value: Value, _schema: &Value) -> Result<Value, Error> {
+        match value {
+            Value::String(_) => Ok(value),
+            Value::Bool(flag) => Ok(Value::String(flag.to_string())),
+            Value::Number(number) => Ok(Value::String(number.to_string())),
+            other => Err(self.wrong(&format!("a text is wanted, not {}", kind(&other)))),
+        }
+    }
+
+    fn check_kind(&self, value: Value, schema: &Value) -> Result<Value, Error> {
+        let fits = match schema.get("type") {
+            None => true,
+            Some(_) => match &value {
+                Value::Number(number) => {
+                    wants(schema, "number")
+                        || (wants(schema, "integer") && (number.is_i64() || number.is_u64()))
+                }
+                Value::Bool(_) => wants(schema, "boolean"),
+                Value::String(_) => wants(schema, "string"),
+                Value::Array(_) => wants(schema, "array"),
+                Value::Object(_) => wants(schema, "object"),
+                Value::Null => true,
+            },
+        };
+        if fits {
+            return Ok(value);
+        }
+        let wanted = match &schema["type"] {
+            Value::String(name) => name.clone(),
+            Value::Array(names) => {
+                names.iter().filter_map(Value::as_str).filter(|name| *name != "null").collect::<Vec<_>>().join(" or ")
+            }
+            _ => "another kind of value".to_owned(),
+        };
+        Err(self.wrong(&format!("{wanted} is wanted, not {}", kind(&value))))
+    }
+
+    fn wrong(&self, message: &str) -> Error {
+        Error::Field {
+            key: self.key.to_owned(),
+            line: self.line(),
+            path: self.path_text(),
+            message: message.to_owned(),
+        }
+    }
+
+    fn path_text(&self) -> String {
+        self.path.join(".").replace(".[", "[")
+    }
+
+    /// The line of the field at the current path: each name of the path is looked for
+    /// below the one before. Good enough for a message, never for a decision.
+    fn line(&self) -> Option<u64> {
+        let lines: Vec<&str> = self.text.lines().collect();
+        let mut from = 0;
+        let mut found = None;
+        for name in &self.path {
+            if let Some(index) = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+                // The n-th dash below the list's own line.
+                let n: usize = index.parse().ok()?;
+                let dash = lines[from..].iter().position(|line| line.trim_start().starts_with("- "))? + from;
+                let indent = lines[dash].len() - lines[dash].trim_start().len();
+                from = (dash..lines.len())
+                    .filter(|i| {
+                        lines[*i].len() - lines[*i].trim_start().len() == indent
+                            && lines[*i].trim_start().starts_with("- ")
+                    })
+                    .nth(n)?;
+                found = Some(from);
+                continue;
+            }
+            let wanted = format!("{name}:");
+            let position = lines[from..].iter().position(|line| {
+                line.trim_start().trim_start_matches("- ").trim_start().starts_with(&wanted)
+            })?;
+            found = Some(from + position);
+            from += position;
+        }
+        found.map(|line| line as u64 + 1)
+    }
+}
+
+/// Follows references.
+fn deref<'s>(root: &'s Value, schema: &'s Value) -> &'s Value {
+    let mut schema = schema;
+    for _ in 0..8 {
+        let target = schema.get("$ref").and_then(Value::as_str).or_else(|| {
+            // `anyOf: [{$ref}, {type: null}]` is how an optional object looks.
+            let options = schema.get("anyOf").and_then(Value::as_array)?;
+            options.iter().find_map(|option| option.get("$ref")?.as_str())
+        });
+        match target.and_then(|target| root.pointer(target.strip_prefix('#')?)) {
+            Some(next) => schema = next,
+            None => break,
+        }
+    }
+    schema
+}
+
+fn wants(schema: &Value, kind: &str) -> bool {
+    match schema.get("type") {
+        Some(Value::String(name)) => name == kind,
+        Some(Value::Array(names)) => names.iter().any(|name| name == kind),
+        _ => false,
+    }
+}
+
+fn kind(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".to_owned(),
+        Value::Bool(flag) => format!("the truth value {flag}"),
+        Value::Number(number) => format!("the number {number}"),
+        Value::String(text) => format!("the text {text:?}"),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "a mapping".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::apps::v1::Deployment;
+
+    fn read(text: &str) -> (Result<Deployment, Error>, Vec<String>) {
+        let mut warnings = Vec::new();
+        let value = match yaml("decodeDeployment", text) {
+            Ok(value) => value.unwrap_or_default(),
+            Err(error) => return (Err(error), warnings),
+        };
+        (typed("decodeDeployment", text, value, &mut warnings), warnings)
+    }
+
+    #[test]
+    fn scalars_become_strings_where_kubernetes_wants_strings() {
+        let text = "metadata:\n  labels:\n    a: true\n    b:\nspec:\n  template:\n    spec:\n      containers:\n      - name: c\n        args: [1, 1.5, true, on]\n        env:\n        - name: E\n          value: true\n        resources:\n          limits:\n            nvidia.com/gpu: 4\n";
+        let deployment = read(text).0.unwrap();
+        let labels = deployment.metadata.labels.unwrap();
+        assert_eq!(labels["a"], "true");
+        assert_eq!(labels["b"], "");
+        let container = &deployment.spec.unwrap().template.spec.unwrap().containers[0];
+        assert_eq!(container.args.as_ref().unwrap(), &["1", "1.5", "true", "on"]);
+        assert_eq!(container.env.as_ref().unwrap()[0].value.as_deref(), Some("true"));
+        assert_eq!(container.resources.as_ref().unwrap().limits.as_ref().unwrap()["nvidia.com/gpu"].0, "4");
+    }
+
+    #[test]
+    fn unknown_fields_are_dropped_with_a_warning_that_says_where() {
+        let (result, warnings) = read("spec:\n  replicas: 2\n  nonsense: 1\n");
+        assert_eq!(result.unwrap().spec.unwrap().replicas, Some(2));
+        assert_eq!(warnings, ["decodeDeployment line 3: unknown field spec.nonsense was dropped"]);
+    }
+
+    #[test]
+    fn a_text_where_a_number_belongs_names_key_line_and_field() {
+        let error = read("spec:\n  replicas: \"two\"\n").0.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "decodeDeployment line 2: spec.replicas: integer is wanted, not the text \"two\""
+        );
+    }
+
+    #[test]
+    fn text_that_is_not_yaml_names_key_and_line() {
+        let error = read("spec:\n  replicas: [1\n").0.unwrap_err();
+        assert!(error.to_string().starts_with("decodeDeployment line "), "{error}");
+    }
+
+    #[test]
+    fn of_duplicate_keys_the_last_wins() {
+        let deployment = read("spec:\n  replicas: 1\n  replicas: 3\n").0.unwrap();
+        assert_eq!(deployment.spec.unwrap().replicas, Some(3));
+    }
+
+    #[test]
+    fn blank_and_comment_only_values_count_as_absent() {
+        assert!(yaml("k", "\n # nothing\n").unwrap().is_none());
+        assert!(yaml("k", "null").unwrap().is_none());
+        assert!(yaml("k", "{}").unwrap().is_some());
+    }
+}

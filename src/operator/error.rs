@@ -1,0 +1,107 @@
+//! What can go wrong in a reconcile, and what to do about it: the reason for conditions
+//! and metrics, and whether trying again can help. PURE.
+#![deny(clippy::disallowed_methods)]
+
+use super::{apply, plan, resolve};
+
+/// A failed reconcile, by stage.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Facts could not be fetched.
+    #[error(transparent)]
+    Resolve(#[from] resolve::Error),
+    /// The facts make no valid plan.
+    #[error(transparent)]
+    Plan(#[from] plan::Error),
+    /// Some children could not be made.
+    #[error("{}", joined(.0))]
+    Apply(Vec<apply::Error>),
+    /// The cluster could not be observed.
+    #[error("read {what}")]
+    Observe {
+        /// What was read.
+        what: &'static str,
+        /// What went wrong.
+        #[source]
+        source: kube::Error,
+    },
+    /// The status could not be written.
+    #[error("write the status of {name}")]
+    Status {
+        /// The ModelService.
+        name: String,
+        /// What went wrong.
+        #[source]
+        source: kube::Error,
+    },
+}
+
+/// What to do about an error.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Class {
+    /// Trying again may help: back off.
+    Transient,
+    /// Only a change by a user helps: say so and wait for it.
+    UserInput,
+}
+
+impl Error {
+    /// What to do about it.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Resolve(resolve::Error::Read { .. })
+            | Self::Observe { .. }
+            | Self::Status { .. } => Class::Transient,
+            Self::Resolve(_) | Self::Plan(_) => Class::UserInput,
+            Self::Apply(errors) if errors.iter().all(apply::Error::is_permanent) => {
+                Class::UserInput
+            }
+            Self::Apply(_) => Class::Transient,
+        }
+    }
+
+    /// One CamelCase word, from a closed set.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Resolve(error) => match error {
+                resolve::Error::BaseConfigMapNotFound { .. } => "BaseConfigMapNotFound",
+                resolve::Error::CrossNamespace { .. } => "CrossNamespaceNotAllowed",
+                resolve::Error::NamelessReference => "BaseConfigMapRefInvalid",
+                resolve::Error::Read { .. } => "ReadFailed",
+            },
+            Self::Plan(error) => error.reason(),
+            Self::Apply(errors) => errors.first().map_or("ApplyFailed", apply::Error::reason),
+            Self::Observe { .. } => "ReadFailed",
+            Self::Status { .. } => "StatusWriteFailed",
+        }
+    }
+
+    /// True when the base config is what is wrong.
+    pub fn blames_base_config(&self) -> bool {
+        matches!(self, Self::Plan(_))
+            || matches!(
+                self,
+                Self::Resolve(
+                    resolve::Error::BaseConfigMapNotFound { .. }
+                        | resolve::Error::CrossNamespace { .. }
+                        | resolve::Error::NamelessReference
+                )
+            )
+    }
+}
+
+fn joined(errors: &[apply::Error]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// The error and its causes in one line, for logs and conditions.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,263 @@
+//! (settings, ModelService, resolved facts) -> [`Plan`]: everything merged, named and
+//! valid, so that `render` cannot fail. PURE.
+//!
+//! A base config of full Deployments (the old form) gives what the Go operator gave.
+//! Shorthand values, and bases without any Deployment, are filled from the built-in bases.
+#![deny(clippy::disallowed_methods)]
+
+pub mod artifacts;
+mod base;
+mod routing;
+mod workloads;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use kube::ResourceExt as _;
+
+use super::children::Object;
+use super::names::{self, Role};
+use super::resolved::Resolved;
+use super::settings::Settings;
+use super::{decode, template};
+use crate::api::ModelService;
+use crate::api::foreign::HTTPRoute;
+use crate::api::foreign::v1alpha2::InferenceModel;
+use crate::contract;
+use crate::scheduling::config::ConfigError;
+use artifacts::Artifacts;
+
+/// Everything named and valid.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Name of the ModelService.
+    pub name: String,
+    /// Its namespace; `None` offline.
+    pub namespace: Option<String>,
+    /// Labels of every prefill and decode pod.
+    pub labels: BTreeMap<String, String>,
+    /// ConfigMaps of the base's `configMaps`.
+    pub config_maps: Vec<ConfigMap>,
+    /// Decode engines.
+    pub decode: Option<Workload>,
+    /// Prefill engines.
+    pub prefill: Option<Workload>,
+    /// The Endpoint Picker.
+    pub epp: Option<Workload>,
+    /// InferencePool of either version.
+    pub pool: Option<Object>,
+    /// InferenceModel.
+    pub model: Option<InferenceModel>,
+    /// HTTPRoute.
+    pub route: Option<HTTPRoute>,
+    /// What the EnvoyFilter is made of.
+    pub envoy_filter: Option<EnvoyFilterPlan>,
+    /// The Redis to render.
+    pub redis: Option<RedisPlan>,
+    /// A Redis that is somebody else's.
+    pub external_redis: Option<ExternalRedis>,
+    /// Things a user should know; nothing is wrong.
+    pub warnings: Vec<String>,
+}
+
+/// Pods of one role, and their Service.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// The merged Deployment.
+    pub deployment: Deployment,
+    /// The merged Service.
+    pub service: Option<Service>,
+    /// Leave replicas to an autoscaler.
+    pub keep_live_replicas: bool,
+}
+
+/// What the EnvoyFilter is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EnvoyFilterPlan {
+    /// Gateways, in the ModelService's namespace.
+    pub gateways: Vec<String>,
+    /// Names Istio gives to the routes of our HTTPRoute.
+    pub route_names: Vec<String>,
+    /// Host name of the EPP's Service.
+    pub epp_host: String,
+    /// Host name of the decode Service.
+    pub decode_host: String,
+    /// Port of the decode Service.
+    pub decode_port: i32,
+}
+
+/// The Redis to render.
+#[derive(Clone)]
+pub struct RedisPlan {
+    /// Port of its Service.
+    pub port: u16,
+    /// Password; empty offline.
+    pub password: String,
+    /// Image.
+    pub image: String,
+}
+
+impl std::fmt::Debug for RedisPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisPlan").field("port", &self.port).finish_non_exhaustive()
+    }
+}
+
+/// A Redis that is somebody else's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExternalRedis {
+    /// The variable that names it.
+    pub env: &'static str,
+    /// Its address as the user wrote it.
+    pub address: String,
+    /// Secret and key of its password.
+    pub password: Option<(String, String)>,
+}
+
+/// Why there is no valid plan. Every variant says where.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A template cannot be rendered.
+    #[error("{source_object}: {error}")]
+    Template {
+        /// `ConfigMap ns/name` or `ModelService`.
+        source_object: String,
+        /// Key, line, column and reason.
+        error: crate::gotemplate::Error,
+    },
+    /// A rendered value cannot be read.
+    #[error("{source_object}: {error}")]
+    Decode {
+        /// `ConfigMap ns/name`.
+        source_object: String,
+        /// Key, line, path and reason.
+        error: decode::Error,
+    },
+    /// A field of the ModelService is wrong.
+    #[error("{field}: {message}")]
+    Spec {
+        /// Path of the field.
+        field: String,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// The merged object would be refused, or the administrator does not allow it.
+    #[error("{object}: {message}")]
+    Merged {
+        /// Child key, such as `decodeDeployment`.
+        object: &'static str,
+        /// What is wrong.
+        message: String,
+        /// `Privileged` and `CrossNamespace` refusals have reasons of their own.
+        reason: &'static str,
+    },
+    /// The EPP's settings are wrong.
+    #[error("{object}, container epp, env {}", list(errors))]
+    EppSettings {
+        /// Where they were read.
+        object: String,
+        /// Every wrong variable.
+        errors: Vec<ConfigError>,
+    },
+}
+
+fn list(errors: &[ConfigError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl Error {
+    /// One CamelCase word, from a closed set.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Template { .. } => "TemplateInvalid",
+            Self::Decode { .. } => "BaseConfigInvalid",
+            Self::Spec { .. } => "SpecInvalid",
+            Self::Merged { reason, .. } => reason,
+            Self::EppSettings { .. } => "EPPSettingsInvalid",
+        }
+    }
+}
+
+/// What every part of the plan looks at.
+struct Context<'a> {
+    settings: &'a Settings,
+    ms: &'a ModelService,
+    resolved: &'a Resolved,
+    name: String,
+    namespace: Option<String>,
+    artifacts: Artifacts,
+    labels: BTreeMap<String, String>,
+    base: base::Base,
+}
+
+impl Context<'_> {
+    fn role_labels(&self, role: Role) -> BTreeMap<String, String> {
+        let mut labels = self.labels.clone();
+        labels.insert(contract::LABEL_ROLE.to_owned(), role.as_str().to_owned());
+        labels
+    }
+
+    fn host(&self, service: &str) -> String {
+        let namespace = self.namespace.as_deref().unwrap_or("default");
+        format!("{service}.{namespace}.svc.cluster.local")
+    }
+}
+
+/// Makes the plan.
+///
+/// # Errors
+/// The first thing that is wrong, with the object, key and line it is in. Keys are looked
+/// at in alphabetical order, so the same input always gives the same error.
+pub fn plan(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Result<Plan, Error> {
+    let name = ms.name_any();
+    let namespace = ms.namespace();
+    let artifacts = Artifacts::parse(&ms.spec.model_artifacts)?;
+    let renderer =
+        template::Renderer::new(ms, &name, namespace.as_deref().unwrap_or_default(), &artifacts);
+    let mut warnings = Vec::new();
+    let ms = &base::render_args(ms, &renderer)?;
+    let base = base::read(resolved.base.as_ref(), &renderer, &mut warnings)?;
+    let labels = BTreeMap::from([
+        (contract::LABEL_INFERENCE_SERVING.to_owned(), "true".to_owned()),
+        (contract::LABEL_MODEL.to_owned(), names::sanitize(&ms.spec.routing.model_name)),
+    ]);
+    let context =
+        Context { settings, ms, resolved, name, namespace, artifacts, labels, base };
+
+    let config_maps = workloads::config_maps(&context)?;
+    let mut routing = routing::decide(&context, &mut warnings);
+    let mut epp = workloads::epp(&context, &routing)?;
+    let epp_settings = match &epp {
+        Some(epp) => Some(workloads::epp_settings(&context, &epp.deployment, &mut warnings)?),
+        None => None,
+    };
+    let (redis, external_redis) =
+        workloads::redis(&context, epp_settings.as_ref(), epp.as_mut(), &mut warnings);
+    let kv_events = epp_settings.as_ref().is_some_and(|settings| settings.kv_scorer_enabled());
+    let mut decode = workloads::role(&context, Role::Decode, kv_events)?;
+    let prefill = workloads::role(&context, Role::Prefill, kv_events)?;
+    let (route, envoy_filter) =
+        routing::route(&context, &mut routing, decode.as_mut(), epp.as_ref(), &mut warnings);
+    let pool = routing::pool(&context, &routing, epp.is_some());
+    let model = routing::inference_model(&context);
+    Ok(Plan {
+        name: context.name,
+        namespace: context.namespace,
+        labels: context.labels,
+        config_maps,
+        decode,
+        prefill,
+        epp,
+        pool,
+        model,
+        route,
+        envoy_filter,
+        redis,
+        external_redis,
+        warnings,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,283 @@
+//! gatewayRefs, base route and what the cluster serves -> how requests get from the
+//! gateway to the EPP and on to the engines. PURE.
+
+use serde_json::{Value, json};
+
+use super::base::BasePool;
+use super::workloads::needed_decode_service;
+use super::{Context, EnvoyFilterPlan, Workload};
+use crate::api::foreign::v1alpha2::{
+    ExtensionRef, InferenceModel, InferencePool as InferencePoolAlpha,
+    InferencePoolSpec as InferencePoolAlphaSpec, PoolRef,
+};
+use crate::api::foreign::{
+    EndpointPickerRef, HTTPRoute, InferencePool, InferencePoolSpec, LabelSelector, PoolPort,
+};
+use crate::api::modelservice::{ParentReference, RoutingExtension};
+use crate::contract;
+use crate::operator::children::Object;
+use crate::operator::names::{self, Role};
+use crate::operator::resolved::PoolVersion;
+
+const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+/// Controllers whose gateways read EnvoyFilters.
+const ISTIO_CONTROLLER: &str = "istio.io/";
+
+/// What was decided about routing.
+#[derive(Clone, Debug)]
+pub(super) struct Routing {
+    /// How the gateway is made to ask the EPP; never `Auto`.
+    pub(super) extension: RoutingExtension,
+    /// The InferencePool is rendered in this version.
+    pub(super) pool_version: Option<PoolVersion>,
+}
+
+impl Routing {
+    /// The body mode of the ext_proc filter that asks the EPP on our behalf, if one does.
+    pub(super) fn managed_body_mode(&self, builtin_epp: bool) -> Option<&'static str> {
+        match self.extension {
+            RoutingExtension::EnvoyFilter => Some("FULL_DUPLEX_STREAMED"),
+            // Gateways that know InferencePools use this mode; a base that brings its own
+            // EPP says itself what it wants.
+            RoutingExtension::InferencePool if builtin_epp && self.pool_version.is_some() => {
+                Some("FULL_DUPLEX_STREAMED")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Decides the extension and the pool's version.
+pub(super) fn decide(context: &Context<'_>, warnings: &mut Vec<String>) -> Routing {
+    let served = context.resolved.served;
+    let asked = context.ms.spec.routing.extension.unwrap_or_default();
+    let istio = context
+        .resolved
+        .gateways
+        .iter()
+        .any(|gateway| gateway.controller.as_deref().is_some_and(|c| c.starts_with(ISTIO_CONTROLLER)));
+    let mut extension = match asked {
+        RoutingExtension::Auto if served.envoy_filter && istio => RoutingExtension::EnvoyFilter,
+        RoutingExtension::Auto if served.inference_pool.is_some() => RoutingExtension::InferencePool,
+        RoutingExtension::Auto => RoutingExtension::None,
+        other => other,
+    };
+    if extension == RoutingExtension::EnvoyFilter && !served.envoy_filter {
+        warnings.push("spec.routing.extension is EnvoyFilter, but the cluster does not serve networking.istio.io/v1alpha3: none is made".to_owned());
+        extension = RoutingExtension::None;
+    }
+    if extension == RoutingExtension::EnvoyFilter && own_gateways(context).is_empty() {
+        warnings.push(
+            "an EnvoyFilter reaches only Gateways of its own namespace, and spec.routing.gatewayRefs names none: none is made"
+                .to_owned(),
+        );
+        extension = RoutingExtension::None;
+    }
+    let builtin = context.base.epp.as_ref().map_or(!context.base.is_old_form(), |base| base.shorthand);
+    let wanted = context.base.pool.is_some() || builtin;
+    Routing { extension, pool_version: served.inference_pool.filter(|_| wanted) }
+}
+
+/// Gateways among the refs that live in the ModelService's namespace.
+fn own_gateways(context: &Context<'_>) -> Vec<String> {
+    let own = context.namespace.as_deref();
+    context
+        .ms
+        .spec
+        .routing
+        .gateway_refs
+        .iter()
+        .filter(|reference| reference.namespace.is_none() || reference.namespace.as_deref() == own)
+        .map(|reference| reference.name.clone())
+        .collect()
+}
+
+/// The InferencePool, in the version the cluster serves, whichever form the base has.
+pub(super) fn pool(context: &Context<'_>, routing: &Routing, has_epp: bool) -> Option<Object> {
+    let version = routing.pool_version?;
+    if context.base.pool.is_none() && !has_epp {
+        return None;
+    }
+    let mut v1 = match &context.base.pool {
+        Some(BasePool::V1(pool)) => pool.as_ref().clone(),
+        Some(BasePool::Alpha(pool)) if version == PoolVersion::V1Alpha2 => {
+            return Some(alpha(context, pool.as_ref().clone()));
+        }
+        Some(BasePool::Alpha(pool)) => from_alpha(pool),
+        None => InferencePool::new("", InferencePoolSpec::default()),
+    };
+    name(context, &mut v1.metadata);
+    v1.spec.selector.match_labels.extend(context.labels.clone());
+    if v1.spec.target_ports.is_empty() {
+        v1.spec.target_ports = vec![PoolPort { number: i32::from(contract::PORT_SERVING) }];
+    }
+    let picker = v1.spec.endpoint_picker_ref.get_or_insert_default();
+    picker.name = names::epp_service(&context.name);
+    picker.port.get_or_insert(PoolPort { number: i32::from(contract::PORT_EPP_GRPC) });
+    // An outage of the EPP costs cache hits, not answers.
+    picker.failure_mode.get_or_insert_with(|| "FailOpen".to_owned());
+    if version == PoolVersion::V1 {
+        return Some(Object::InferencePool(Box::new(v1)));
+    }
+    let spec = InferencePoolAlphaSpec {
+        selector: v1.spec.selector.match_labels,
+        target_port_number: v1.spec.target_ports.first().map(|port| port.number),
+        extension_ref: v1.spec.endpoint_picker_ref.map(|picker| ExtensionRef {
+            name: picker.name,
+            port_number: picker.port.map(|port| port.number),
+            failure_mode: picker.failure_mode,
+            rest: picker.rest,
+        }),
+        rest: v1.spec.rest,
+    };
+    let mut pool = InferencePoolAlpha::new("", spec);
+    pool.metadata = v1.metadata;
+    Some(Object::InferencePoolAlpha(Box::new(pool)))
+}
+
+/// The old form in the old version: exactly what the Go operator made of it.
+fn alpha(context: &Context<'_>, mut pool: InferencePoolAlpha) -> Object {
+    name(context, &mut pool.metadata);
+    pool.spec.selector.extend(context.labels.clone());
+    pool.spec.extension_ref.get_or_insert_default().name = names::epp_service(&context.name);
+    Object::InferencePoolAlpha(Box::new(pool))
+}
+
+fn from_alpha(pool: &InferencePoolAlpha) -> InferencePool {
+    let mut v1 = InferencePool::new("", InferencePoolSpec {
+        selector: LabelSelector { match_labels: pool.spec.selector.clone() },
+        target_ports: pool.spec.target_port_number.map(|number| PoolPort { number }).into_iter().collect(),
+        endpoint_picker_ref: pool.spec.extension_ref.as_ref().map(|extension| EndpointPickerRef {
+            name: extension.name.clone(),
+            port: extension.port_number.map(|number| PoolPort { number }),
+            failure_mode: extension.failure_mode.clone(),
+            rest: extension.rest.clone(),
+        }),
+        rest: pool.spec.rest.clone(),
+    });
+    v1.metadata = pool.metadata.clone();
+    v1
+}
+
+fn name(context: &Context<'_>, meta: &mut kube::core::ObjectMeta) {
+    meta.name = Some(names::inference_pool(&context.name));
+    meta.namespace.clone_from(&context.namespace);
+}
+
+/// The InferenceModel, where the base asks for one and the cluster serves the old API.
+pub(super) fn inference_model(context: &Context<'_>) -> Option<InferenceModel> {
+    let mut model = context.base.model.clone()?;
+    if !context.resolved.served.inference_model {
+        return None;
+    }
+    model.metadata.name = Some(context.name.clone());
+    model.metadata.namespace.clone_from(&context.namespace);
+    model.metadata.labels = Some(context.labels.clone());
+    model.spec.model_name.clone_from(&context.ms.spec.routing.model_name);
+    let pool: &mut PoolRef = model.spec.pool_ref.get_or_insert_default();
+    pool.name = names::inference_pool(&context.name);
+    Some(model)
+}
+
+/// The HTTPRoute, and the EnvoyFilter that switches the EPP on for it.
+pub(super) fn route(
+    context: &Context<'_>,
+    routing: &mut Routing,
+    decode: Option<&mut Workload>,
+    epp: Option<&Workload>,
+    warnings: &mut Vec<String>,
+) -> (Option<HTTPRoute>, Option<EnvoyFilterPlan>) {
+    let references = &context.ms.spec.routing.gateway_refs;
+    if context.base.route.is_none() && references.is_empty() {
+        return (None, None);
+    }
+    if !context.resolved.served.http_route {
+        warnings.push("the cluster does not serve gateway.networking.k8s.io/v1: no HTTPRoute is made".to_owned());
+        return (None, None);
+    }
+    let mut route = context
+        .base
+        .route
+        .clone()
+        .unwrap_or_else(|| HTTPRoute::new("", crate::api::foreign::HTTPRouteSpec::default()));
+    route.metadata.name = Some(names::http_route(&context.name));
+    route.metadata.namespace.clone_from(&context.namespace);
+    merge_parents(context, &mut route.spec.parent_refs, references);
+    let by_service = routing.extension == RoutingExtension::EnvoyFilter;
+    let has_rules = route.spec.rules.as_ref().is_some_and(|rules| !rules.is_empty());
+    let mut decode_port = i32::from(contract::PORT_SERVING);
+    if !has_rules && !context.resolved.route_rules_foreign {
+        let backend = if by_service || routing.pool_version.is_none() || epp.is_none() {
+            decode.map(|decode| {
+                let service = decode.service.get_or_insert_with(|| needed_decode_service(context));
+                decode_port = first_port(service).unwrap_or(decode_port);
+                json!({"name": names::service(&context.name, Role::Decode), "port": decode_port})
+            })
+        } else {
+            let group = match routing.pool_version {
+                Some(PoolVersion::V1Alpha2) => "inference.networking.x-k8s.io",
+                _ => "inference.networking.k8s.io",
+            };
+            Some(json!({
+                "group": group,
+                "kind": "InferencePool",
+                "name": names::inference_pool(&context.name),
+            }))
+        };
+        route.spec.rules = backend.map(|backend| vec![rule(&backend)]);
+        if route.spec.rules.is_none() {
+            warnings.push("the HTTPRoute has no rules and there is nothing to send requests to".to_owned());
+        }
+    }
+    let envoy_filter = (by_service && epp.is_some()).then(|| {
+        let rules = route.spec.rules.as_ref().map_or(1, Vec::len).max(1);
+        let namespace = context.namespace.as_deref().unwrap_or("default");
+        let route_name = names::http_route(&context.name);
+        EnvoyFilterPlan {
+            gateways: own_gateways(context),
+            route_names: (0..rules).map(|index| format!("{namespace}.{route_name}.{index}")).collect(),
+            epp_host: context.host(&names::epp_service(&context.name)),
+            decode_host: context.host(&names::service(&context.name, Role::Decode)),
+            decode_port,
+        }
+    });
+    (Some(route), envoy_filter)
+}
+
+/// `/` to one backend, without a time limit: an answer may stream for minutes.
+fn rule(backend: &Value) -> Value {
+    json!({
+        "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
+        "backendRefs": [backend],
+        "timeouts": {"request": "0s"},
+    })
+}
+
+fn first_port(service: &k8s_openapi::api::core::v1::Service) -> Option<i32> {
+    service.spec.as_ref()?.ports.as_ref()?.first().map(|port| port.port)
+}
+
+/// gatewayRefs over the base's parentRefs: the same parent is overlaid, others appended.
+fn merge_parents(
+    context: &Context<'_>,
+    parents: &mut Vec<ParentReference>,
+    references: &[ParentReference],
+) {
+    let identity = |reference: &ParentReference| {
+        (
+            reference.namespace.clone().or_else(|| context.namespace.clone()),
+            reference.name.clone(),
+            reference.section_name.clone(),
+            reference.port,
+        )
+    };
+    for reference in references {
+        let mut reference = reference.clone();
+        reference.group.get_or_insert_with(|| GATEWAY_GROUP.to_owned());
+        reference.kind.get_or_insert_with(|| "Gateway".to_owned());
+        match parents.iter_mut().find(|parent| identity(parent) == identity(&reference)) {
+            Some(parent) => *parent = reference,
+            None => parents.push(reference),
+        }
+    }
+}

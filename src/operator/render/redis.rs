@@ -1,0 +1,179 @@
+//! The Redis of a namespace: Secret, Deployment, Service and NetworkPolicy, shared by the
+//! ModelServices there. PURE.
+//!
+//! It is a cache of a cache: no persistence, bounded memory, evicting. Serving never
+//! waits for it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
+use k8s_openapi::api::core::v1::{
+    Container, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, Secret, Service, ServiceSpec,
+    TCPSocketAction,
+};
+use k8s_openapi::api::networking::v1::{
+    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
+    NetworkPolicySpec,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::core::ObjectMeta;
+
+use super::accounts::meta;
+use super::child;
+use crate::contract;
+use crate::operator::builtin;
+use crate::operator::children::{Child, ChildKey, Object, Ownership};
+use crate::operator::plan::{Plan, RedisPlan};
+use crate::operator::resolve::REDIS_PASSWORD_KEY;
+
+const MAX_MEMORY: &str = "256mb";
+const MEMORY_LIMIT: &str = "384Mi";
+
+/// The four objects.
+pub(super) fn redis(plan: &Plan, redis: &RedisPlan) -> Vec<Child> {
+    let shared = |key, object| child(key, object, Ownership::Shared);
+    vec![
+        shared(ChildKey::RedisSecret, secret(plan, redis)),
+        shared(ChildKey::RedisNetworkPolicy, network_policy(plan, redis)),
+        shared(ChildKey::RedisDeployment, deployment(plan, redis)),
+        shared(ChildKey::RedisService, service(plan, redis)),
+    ]
+}
+
+fn selector() -> BTreeMap<String, String> {
+    BTreeMap::from([("app.kubernetes.io/name".to_owned(), contract::REDIS_NAME.to_owned())])
+}
+
+fn named(plan: &Plan) -> ObjectMeta {
+    let mut labels = selector();
+    labels.insert(contract::LABEL_MANAGED_BY.to_owned(), contract::MANAGER.to_owned());
+    ObjectMeta { labels: Some(labels), ..meta(plan, contract::REDIS_NAME.to_owned()) }
+}
+
+fn secret(plan: &Plan, redis: &RedisPlan) -> Object {
+    let password = ByteString(redis.password.clone().into_bytes());
+    Object::Secret(Box::new(Secret {
+        metadata: named(plan),
+        data: Some(BTreeMap::from([(REDIS_PASSWORD_KEY.to_owned(), password)])),
+        type_: Some("Opaque".to_owned()),
+        ..Secret::default()
+    }))
+}
+
+fn service(plan: &Plan, redis: &RedisPlan) -> Object {
+    Object::Service(Box::new(Service {
+        metadata: named(plan),
+        spec: Some(ServiceSpec {
+            ports: Some(vec![builtin::service_port("redis", redis.port)]),
+            selector: Some(selector()),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }))
+}
+
+fn deployment(plan: &Plan, redis: &RedisPlan) -> Object {
+    let labels = Some(selector());
+    Object::Deployment(Box::new(Deployment {
+        metadata: named(plan),
+        spec: DeploymentSpec {
+            replicas: Some(1),
+            selector: LabelSelector { match_labels: labels.clone(), ..LabelSelector::default() },
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta { labels, ..ObjectMeta::default() }),
+                spec: Some(pod(redis)),
+            },
+            ..DeploymentSpec::default()
+        },
+        ..Deployment::default()
+    }))
+}
+
+fn pod(redis: &RedisPlan) -> PodSpec {
+    let args = [
+        "--port", &redis.port.to_string(),
+        // The password comes from the Secret when the container starts.
+        "--requirepass", "$(REDIS_PASSWORD)",
+        "--maxmemory", MAX_MEMORY,
+        "--maxmemory-policy", "allkeys-lru",
+        "--save", "",
+        "--appendonly", "no",
+        "--protected-mode", "no",
+    ];
+    let probe = |period_seconds| Probe {
+        tcp_socket: Some(TCPSocketAction {
+            port: IntOrString::Int(i32::from(redis.port)),
+            host: None,
+        }),
+        period_seconds: Some(period_seconds),
+        ..Probe::default()
+    };
+    let amount = |pairs: [(&str, &str); 2]| {
+        Some(pairs.map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned()))).into())
+    };
+    PodSpec {
+        automount_service_account_token: Some(false),
+        security_context: Some(builtin::restricted_pod()),
+        containers: vec![Container {
+            name: "redis".to_owned(),
+            image: Some(redis.image.clone()),
+            args: Some(args.map(str::to_owned).to_vec()),
+            env: Some(vec![builtin::secret_var(
+                "REDIS_PASSWORD",
+                contract::REDIS_NAME,
+                REDIS_PASSWORD_KEY,
+            )]),
+            ports: Some(vec![builtin::port("redis", redis.port)]),
+            readiness_probe: Some(probe(2)),
+            liveness_probe: Some(probe(10)),
+            resources: Some(ResourceRequirements {
+                requests: amount([("cpu", "50m"), ("memory", "64Mi")]),
+                limits: Some(BTreeMap::from([(
+                    "memory".to_owned(),
+                    Quantity(MEMORY_LIMIT.to_owned()),
+                )])),
+                ..ResourceRequirements::default()
+            }),
+            security_context: Some(builtin::restricted()),
+            ..Container::default()
+        }],
+        ..PodSpec::default()
+    }
+}
+
+/// Only EPPs of this namespace may connect.
+fn network_policy(plan: &Plan, redis: &RedisPlan) -> Object {
+    let epps = LabelSelector {
+        match_expressions: Some(vec![LabelSelectorRequirement {
+            key: contract::LABEL_EPP.to_owned(),
+            operator: "Exists".to_owned(),
+            values: None,
+        }]),
+        ..LabelSelector::default()
+    };
+    Object::NetworkPolicy(Box::new(NetworkPolicy {
+        metadata: named(plan),
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(LabelSelector {
+                match_labels: Some(selector()),
+                ..LabelSelector::default()
+            }),
+            policy_types: Some(vec!["Ingress".to_owned()]),
+            ingress: Some(vec![NetworkPolicyIngressRule {
+                from: Some(vec![NetworkPolicyPeer {
+                    pod_selector: Some(epps),
+                    ..NetworkPolicyPeer::default()
+                }]),
+                ports: Some(vec![NetworkPolicyPort {
+                    port: Some(IntOrString::Int(i32::from(redis.port))),
+                    protocol: Some("TCP".to_owned()),
+                    ..NetworkPolicyPort::default()
+                }]),
+            }]),
+            ..NetworkPolicySpec::default()
+        }),
+    }))
+}

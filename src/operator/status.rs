@@ -1,0 +1,288 @@
+//! (old status, what happened, now) -> new status. PURE.
+//!
+//! Computed from applied children and observations only, never from wishes; a failed
+//! reconcile keeps what was known and says what failed.
+#![deny(clippy::disallowed_methods)]
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::ResourceExt as _;
+
+use super::apply::Outcome;
+use super::children::{Applied, ChildKey, Children, Object};
+use super::error::{Class, Error, chain};
+use super::observe::Observed;
+use super::plan::Plan;
+use crate::api::conditions::{ConditionType, Verdict, set_condition};
+use crate::api::foreign::Gateway;
+use crate::api::{ModelService, ModelServiceStatus};
+
+/// What a reconcile achieved.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    /// What came of applying it.
+    pub outcome: &'a Outcome,
+    /// What the cluster says.
+    pub observed: &'a Observed,
+}
+
+/// Computes the status. `result` is what the pipeline gave; `seen` is there whenever it
+/// got as far as applying.
+pub fn compute(
+    ms: &ModelService,
+    seen: Option<&Seen<'_>>,
+    failure: Option<&Error>,
+    now: &Time,
+) -> ModelServiceStatus {
+    let mut status = ms.status.clone().unwrap_or_default();
+    let generation = ms.metadata.generation;
+    status.observed_generation = generation;
+    let mut set = |conditions: &mut Vec<Condition>, type_: ConditionType, verdict: &Verdict| {
+        set_condition(conditions, type_.as_str(), verdict, generation, now);
+    };
+    if let Some(seen) = seen {
+        describe(&mut status, seen);
+        mirror(&mut status.conditions, seen);
+    }
+    let mut conditions = std::mem::take(&mut status.conditions);
+    if let Some(verdict) = base_config(ms, seen, failure) {
+        set(&mut conditions, ConditionType::BaseConfigResolved, &verdict);
+    }
+    if let Some(seen) = seen {
+        set(&mut conditions, ConditionType::WorkloadsReady, &workloads(seen));
+        set(&mut conditions, ConditionType::RouterReady, &router(ms, seen));
+        match &seen.observed.redis {
+            Some(Ok(message)) => set(&mut conditions, ConditionType::RedisReady, &Verdict::yes("Reachable", message)),
+            Some(Err(message)) => set(&mut conditions, ConditionType::RedisReady, &Verdict::no("RedisUnreachable", message)),
+            None => conditions.retain(|condition| condition.type_ != ConditionType::RedisReady.as_str()),
+        }
+    }
+    let (ready, reconciling, stalled) = summary(&conditions, failure);
+    set(&mut conditions, ConditionType::Ready, &ready);
+    set(&mut conditions, ConditionType::Reconciling, &reconciling);
+    set(&mut conditions, ConditionType::Stalled, &stalled);
+    status.conditions = conditions;
+    status
+}
+
+fn base_config(ms: &ModelService, seen: Option<&Seen<'_>>, failure: Option<&Error>) -> Option<Verdict> {
+    if let Some(error) = failure
+        && error.blames_base_config()
+    {
+        return Some(Verdict::no(error.reason(), chain(error)));
+    }
+    let seen = seen?;
+    let mut message = match ms.spec.base_config_map_ref.as_ref().and_then(|r| r.name.as_ref()) {
+        Some(name) => format!("base config {name} resolved"),
+        None => "no base config: built-in bases are used".to_owned(),
+    };
+    for warning in &seen.plan.warnings {
+        message.push_str("; ");
+        message.push_str(warning);
+    }
+    // The API takes no more; the rest is in the log.
+    if message.len() > 30_000 {
+        let mut end = 30_000;
+        while !message.is_char_boundary(end) {
+            end -= 1;
+        }
+        message.truncate(end);
+    }
+    let reason = if seen.plan.warnings.is_empty() { "Resolved" } else { "ResolvedWithWarnings" };
+    Some(Verdict::yes(reason, message))
+}
+
+/// Names, counts and references.
+fn describe(status: &mut ModelServiceStatus, seen: &Seen<'_>) {
+    let applied = &seen.outcome.applied;
+    let counts = |key| {
+        applied.deployment(key).map_or((String::new(), 0), |deployment| {
+            let (ready, wanted, available) = counts(deployment);
+            (format!("{ready}/{wanted}"), available)
+        })
+    };
+    (status.decode_ready, status.decode_available) = counts(ChildKey::DecodeDeployment);
+    (status.prefill_ready, status.prefill_available) = counts(ChildKey::PrefillDeployment);
+    (status.epp_ready, status.epp_available) = counts(ChildKey::EppDeployment);
+    let decode = applied.deployment(ChildKey::DecodeDeployment);
+    status.decode_replicas = decode.map(|d| d.status.as_ref().and_then(|s| s.replicas).unwrap_or(0));
+    status.decode_selector = decode.and_then(|deployment| {
+        let labels = deployment.spec.selector.match_labels.as_ref()?;
+        Some(labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(","))
+    });
+    let name = |key| applied.get(key).map(Object::name);
+    status.decode_deployment_ref = name(ChildKey::DecodeDeployment);
+    status.prefill_deployment_ref = name(ChildKey::PrefillDeployment);
+    status.epp_deployment_ref = name(ChildKey::EppDeployment);
+    status.http_route_ref = name(ChildKey::HttpRoute);
+    status.inference_model_ref = name(ChildKey::InferenceModel);
+    status.inference_pool_ref = name(ChildKey::InferencePool);
+    status.envoy_filter_ref = name(ChildKey::EnvoyFilter);
+    let account = name(ChildKey::PdServiceAccount);
+    status.prefill_service_account_ref = account.clone().filter(|_| status.prefill_deployment_ref.is_some());
+    status.decode_service_account_ref = account.filter(|_| status.decode_deployment_ref.is_some());
+    status.epp_role_binding = name(ChildKey::EppRoleBinding);
+    status.config_map_names =
+        applied.items.iter().filter(|c| c.key == ChildKey::ConfigMaps).map(|c| c.object.name()).collect();
+    status.inventory.clone_from(&seen.outcome.inventory);
+    status.url = url(&seen.observed.gateways);
+}
+
+fn counts(deployment: &Deployment) -> (i32, i32, i32) {
+    let wanted = deployment.spec.replicas.unwrap_or(1);
+    let status = deployment.status.as_ref();
+    let ready = status.and_then(|status| status.ready_replicas).unwrap_or(0);
+    let available = status.and_then(|status| status.available_replicas).unwrap_or(0);
+    (ready, wanted, available)
+}
+
+/// Where clients send requests: the first address of the first Gateway that has one.
+fn url(gateways: &[Gateway]) -> Option<String> {
+    gateways.iter().find_map(|gateway| {
+        let address = gateway.status.as_ref()?.addresses.first()?;
+        let listener = gateway.spec.listeners.iter().find(|l| matches!(l.protocol.as_str(), "HTTP" | "HTTPS"))?;
+        let scheme = listener.protocol.to_lowercase();
+        let host = if address.value.contains(':') { format!("[{}]", address.value) } else { address.value.clone() };
+        let default = if scheme == "http" { 80 } else { 443 };
+        let port = if listener.port == default { String::new() } else { format!(":{}", listener.port) };
+        Some(format!("{scheme}://{host}{port}"))
+    })
+}
+
+/// Each Deployment's own conditions with its role in front, as the Go operator had them.
+fn mirror(conditions: &mut Vec<Condition>, seen: &Seen<'_>) {
+    let roles = [
+        ("Decode", ChildKey::DecodeDeployment),
+        ("Prefill", ChildKey::PrefillDeployment),
+        ("Epp", ChildKey::EppDeployment),
+    ];
+    let ours = |type_: &str| {
+        ["Available", "Progressing", "ReplicaFailure"]
+            .iter()
+            .any(|suffix| roles.iter().any(|(role, _)| type_ == format!("{role}{suffix}")))
+    };
+    conditions.retain(|condition| !ours(&condition.type_));
+    for (role, key) in roles {
+        let Some(deployment) = seen.outcome.applied.deployment(key) else { continue };
+        let list = deployment.status.as_ref().and_then(|status| status.conditions.as_ref());
+        for condition in list.into_iter().flatten() {
+            let Some(time) = condition.last_update_time.clone() else { continue };
+            conditions.push(Condition {
+                type_: format!("{role}{}", condition.type_.clone().unwrap_or_default()),
+                status: condition.status.clone().unwrap_or_else(|| "Unknown".to_owned()),
+                reason: condition.reason.clone().unwrap_or_else(|| "Unknown".to_owned()),
+                message: condition.message.clone().unwrap_or_default(),
+                last_transition_time: time,
+                observed_generation: None,
+            });
+        }
+    }
+}
+
+fn workloads(seen: &Seen<'_>) -> Verdict {
+    let deployments: Vec<&Deployment> = deployments(&seen.outcome.applied).collect();
+    if let Some(error) = seen.outcome.failed.first() {
+        return Verdict::no(error.reason(), error.to_string());
+    }
+    if seen.observed.unready.is_empty() {
+        return Verdict::yes("AllReady", format!("{} Deployments are ready", deployments.len()));
+    }
+    let troubled = seen.observed.unready.iter().find(|(_, why)| !why.is_empty());
+    let (name, why) = troubled.unwrap_or(&seen.observed.unready[0]);
+    if why.is_empty() {
+        let (ready, wanted) = deployments
+            .iter()
+            .find(|deployment| deployment.name_any() == *name)
+            .map_or((0, 0), |deployment| (counts(deployment).0, counts(deployment).1));
+        return Verdict::no("Progressing", format!("Deployment {name}: {ready} of {wanted} pods are ready"));
+    }
+    Verdict::no("PodsFailing", format!("Deployment {name}: {why}"))
+}
+
+fn deployments(applied: &Children<Applied>) -> impl Iterator<Item = &Deployment> {
+    applied.items.iter().filter_map(|child| match &child.object {
+        Object::Deployment(deployment) => Some(deployment.as_ref()),
+        _ => None,
+    })
+}
+
+/// What the gateway says; nothing is assumed.
+fn router(ms: &ModelService, seen: &Seen<'_>) -> Verdict {
+    if seen.outcome.applied.get(ChildKey::HttpRoute).is_none() {
+        return if ms.spec.routing.gateway_refs.is_empty() {
+            Verdict::yes("NoRoute", "spec.routing.gatewayRefs is empty: routing is somebody else's")
+        } else {
+            Verdict::no("NoRoute", "the HTTPRoute does not exist")
+        };
+    }
+    let refs = &ms.spec.routing.gateway_refs;
+    for reference in refs {
+        let namespace = reference.namespace.clone().or_else(|| ms.namespace()).unwrap_or_default();
+        let name = format!("Gateway {namespace}/{}", reference.name);
+        let found = seen.observed.gateways.iter().find(|gateway| {
+            gateway.name_any() == reference.name && gateway.namespace().as_deref() == Some(namespace.as_str())
+        });
+        let Some(gateway) = found else {
+            return Verdict::no("GatewayNotFound", format!("{name} (spec.routing.gatewayRefs) does not exist"));
+        };
+        let conditions = gateway.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+        if let Some(verdict) = unless_true(conditions, "Programmed", &name) {
+            return verdict;
+        }
+    }
+    if seen.observed.route_parents.is_empty() {
+        return Verdict::no("Pending", "no gateway controller has accepted the HTTPRoute yet");
+    }
+    for parent in &seen.observed.route_parents {
+        for type_ in ["Accepted", "ResolvedRefs"] {
+            let what = format!("HTTPRoute at Gateway {}", parent.parent_ref.name);
+            if let Some(verdict) = unless_true(&parent.conditions, type_, &what) {
+                return verdict;
+            }
+        }
+    }
+    Verdict::yes("Programmed", "the gateway has accepted and programmed the route")
+}
+
+fn unless_true(conditions: &[Condition], type_: &str, what: &str) -> Option<Verdict> {
+    match conditions.iter().find(|condition| condition.type_ == type_) {
+        Some(condition) if condition.status == "True" => None,
+        Some(condition) if condition.status == "False" => {
+            Some(Verdict::no(condition.reason.clone(), format!("{what} is not {type_}: {}", condition.message)))
+        }
+        _ => Some(Verdict::no("Pending", format!("{what} is not {type_} yet"))),
+    }
+}
+
+/// Ready, Reconciling and Stalled from everything else.
+fn summary(conditions: &[Condition], failure: Option<&Error>) -> (Verdict, Verdict, Verdict) {
+    if let Some(error) = failure {
+        let message = chain(error);
+        let user = error.class() == Class::UserInput;
+        let ready = Verdict::no(error.reason(), &message);
+        return if user {
+            (ready, Verdict::no("Stalled", "waiting for a change"), Verdict::yes(error.reason(), message))
+        } else {
+            (ready, Verdict::yes("Retrying", message), Verdict::no("NotStalled", "the operator is retrying"))
+        };
+    }
+    let needed = [ConditionType::BaseConfigResolved, ConditionType::WorkloadsReady, ConditionType::RouterReady];
+    let blocking = needed.iter().find_map(|type_| {
+        conditions.iter().find(|c| c.type_ == type_.as_str() && c.status != "True")
+    });
+    let not_stalled = Verdict::no("NotStalled", "nothing waits for a user");
+    match blocking {
+        None => (
+            Verdict::yes("Ready", "requests can be answered"),
+            Verdict::no("Settled", "the cluster is as wanted"),
+            not_stalled,
+        ),
+        Some(condition) => (
+            Verdict::no(condition.reason.clone(), condition.message.clone()),
+            Verdict::yes("Progressing", condition.message.clone()),
+            not_stalled,
+        ),
+    }
+}

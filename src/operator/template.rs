@@ -1,0 +1,72 @@
+//! Base config values and args with `{{ … }}` -> plain text. PURE: the Go template engine
+//! with this operator's variables and its one own function, `getPort`.
+#![deny(clippy::disallowed_methods)]
+
+use super::names::{self, Role};
+use super::plan::artifacts::Artifacts;
+use crate::api::ModelService;
+use crate::gotemplate::{Error, Functions, Limits, Template, Value};
+
+/// Renders text for one ModelService.
+pub struct Renderer {
+    data: Value,
+    functions: Functions,
+}
+
+impl Renderer {
+    /// Collects what templates may refer to.
+    pub fn new(ms: &ModelService, name: &str, namespace: &str, artifacts: &Artifacts) -> Self {
+        let model = &ms.spec.routing.model_name;
+        let sanitized = names::sanitize(model);
+        let fields = [
+            ("ModelServiceName", name.to_owned()),
+            ("ModelServiceNamespace", namespace.to_owned()),
+            ("ModelName", model.clone()),
+            (
+                "SanitizedModelName",
+                if sanitized.is_empty() { "default-modelName".to_owned() } else { sanitized },
+            ),
+            ("HFModelName", artifacts.hf_model_name().to_owned()),
+            ("ModelPath", artifacts.model_path().to_owned()),
+            ("MountedModelPath", artifacts.mounted_path()),
+            (
+                "AuthSecretName",
+                ms.spec.model_artifacts.auth_secret_name.clone().unwrap_or_default(),
+            ),
+            ("EPPServiceName", names::epp_service(name)),
+            ("EPPDeploymentName", names::epp_deployment(name)),
+            ("PrefillDeploymentName", names::deployment(name, Role::Prefill)),
+            ("DecodeDeploymentName", names::deployment(name, Role::Decode)),
+            ("PrefillServiceName", names::service(name, Role::Prefill)),
+            ("DecodeServiceName", names::service(name, Role::Decode)),
+            ("InferencePoolName", names::inference_pool(name)),
+            ("InferenceModelName", name.to_owned()),
+        ];
+        let data = Value::structure(fields.map(|(name, value)| (name, Value::from(value))));
+        let ports: Vec<(String, i32)> =
+            ms.spec.routing.ports.iter().map(|port| (port.name.clone(), port.port)).collect();
+        let functions = Functions::standard().with("getPort", move |args| {
+            let [Value::String(wanted)] = args else {
+                return Err("wants one argument: the name of a port".to_owned());
+            };
+            match ports.iter().find(|(name, _)| name == wanted) {
+                Some((_, port)) => Ok(Value::Int(i64::from(*port))),
+                None => Err(format!("spec.routing.ports has no port named {wanted:?}")),
+            }
+        });
+        Self { data, functions }
+    }
+
+    /// Renders one text; `key` is how errors name it.
+    ///
+    /// # Errors
+    /// With key, line and column, for anything Go's engine would refuse and for the
+    /// functions this one refuses.
+    pub fn render(&self, key: &str, text: &str) -> Result<String, Error> {
+        Template::parse(key, text, &self.functions)?.render(
+            &self.data,
+            &self.functions,
+            &Limits::default(),
+        )
+    }
+}
