@@ -143,8 +143,8 @@ impl Walk<'_> {
                         out.insert(name, value);
                     }
                 }
-                // The type's own name; k8s-openapi checks it, its schema may not list it.
-                None if self.path.len() == 1 && matches!(name.as_str(), "apiVersion" | "kind") => {
+                // Parts of every object that the schema of a custom type may not list.
+                None if self.path.len() == 1 && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") => {
                     out.insert(name, value);
                 }
                 None => {
@@ -318,7 +318,7 @@ mod tests {
         let labels = deployment.metadata.labels.unwrap();
         assert_eq!(labels["a"], "true");
         assert_eq!(labels["b"], "");
-        let container = &deployment.spec.unwrap().template.spec.unwrap().containers[0];
+        let container = &deployment.spec.template.spec.unwrap().containers[0];
         assert_eq!(container.args.as_ref().unwrap(), &["1", "1.5", "true", "on"]);
         assert_eq!(container.env.as_ref().unwrap()[0].value.as_deref(), Some("true"));
         assert_eq!(container.resources.as_ref().unwrap().limits.as_ref().unwrap()["nvidia.com/gpu"].0, "4");
@@ -327,7 +327,7 @@ mod tests {
     #[test]
     fn unknown_fields_are_dropped_with_a_warning_that_says_where() {
         let (result, warnings) = read("spec:\n  replicas: 2\n  nonsense: 1\n");
-        assert_eq!(result.unwrap().spec.unwrap().replicas, Some(2));
+        assert_eq!(result.unwrap().spec.replicas, Some(2));
         assert_eq!(warnings, ["decodeDeployment line 3: unknown field spec.nonsense was dropped"]);
     }
 
@@ -349,7 +349,7 @@ mod tests {
     #[test]
     fn of_duplicate_keys_the_last_wins() {
         let deployment = read("spec:\n  replicas: 1\n  replicas: 3\n").0.unwrap();
-        assert_eq!(deployment.spec.unwrap().replicas, Some(3));
+        assert_eq!(deployment.spec.replicas, Some(3));
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub fn compute(
     let mut status = ms.status.clone().unwrap_or_default();
     let generation = ms.metadata.generation;
     status.observed_generation = generation;
-    let mut set = |conditions: &mut Vec<Condition>, type_: ConditionType, verdict: &Verdict| {
+    let set = |conditions: &mut Vec<Condition>, type_: ConditionType, verdict: &Verdict| {
         set_condition(conditions, type_.as_str(), verdict, generation, now);
     };
     if let Some(seen) = seen {
