@@ -1,1 +1,5 @@
-fn main() {}
+//! The Endpoint Picker's program: `epp::run` does the rest.
+
+fn main() -> std::process::ExitCode {
+    llm_d_operator::epp::run::main()
+}

@@ -1,0 +1,144 @@
+//! The EPP's command line, in the spellings of every generation of upstream. PURE but for
+//! clap reading the environment.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use super::discover::{Source, Target};
+use crate::contract;
+use crate::telemetry::logging::LogArgs;
+
+/// Upstream flags that have nothing to act on here; each takes a value.
+const IGNORED: &[&str] = &[
+    "pool-group", "config-file", "config-text", "secure-serving", "enable-cert-reload",
+    "tls-min-version", "tls-cipher-suites", "health-checking", "ha-enable-leader-election",
+    "grpc-max-recv-msg-size", "grpc-max-send-msg-size", "disable-endpoint-subset-filter",
+    "emit-endpoint-scores", "refresh-metrics-interval", "refresh-prometheus-metrics-interval",
+    "metrics-staleness-threshold", "tracing", "enable-pprof", "enable-grpc-stream-metrics",
+    "metrics-endpoint-auth", "metrics-client-ca-file", "metrics-cert-dir",
+    "total-queued-requests-metric", "total-running-requests-metric",
+    "kv-cache-usage-percentage-metric", "lora-info-metric", "cache-info-metric", "v",
+    "zap-encoder", "zap-log-level", "zap-devel", "zap-stacktrace-level", "zap-time-encoding",
+    "destination-endpoint-hint-key", "destination-endpoint-hint-metadata-namespace",
+    "model-server-metrics-port", "model-server-metrics-path", "model-server-metrics-scheme",
+    "pool-api-version", "allow-experimental-plugins", "cert-path",
+];
+
+/// Picks the endpoint for each request a gateway asks about.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "epp", version, about)]
+pub struct Args {
+    /// InferencePool whose pods are picked from.
+    #[arg(long, env = "POOL_NAME")]
+    pub pool_name: Option<String>,
+    /// Namespace of the pool and its pods; the pod's own when absent.
+    #[arg(long, env = "POOL_NAMESPACE")]
+    pub pool_namespace: Option<String>,
+    /// Label selector `key=value,…`, in place of a pool.
+    #[arg(long, conflicts_with = "pool_name")]
+    pub endpoint_selector: Option<String>,
+    /// Ports that selected pods serve on.
+    #[arg(long, value_delimiter = ',', default_values_t = [contract::PORT_SERVING])]
+    pub endpoint_target_ports: Vec<u16>,
+    /// Port of the ext_proc service.
+    #[arg(long, default_value_t = contract::PORT_EPP_GRPC)]
+    pub grpc_port: u16,
+    /// Port of the gRPC health service.
+    #[arg(long, default_value_t = contract::PORT_EPP_HEALTH)]
+    pub grpc_health_port: u16,
+    /// Port of `/metrics`, `/healthz` and `/readyz`.
+    #[arg(long, default_value_t = contract::PORT_EPP_METRICS)]
+    pub metrics_port: u16,
+    /// The largest request body held, in bytes; larger ones are answered with 413.
+    #[arg(long, env = "MAX_BODY_BYTES", default_value_t = 32 << 20)]
+    pub max_body_bytes: usize,
+    /// Seconds for open streams to end after SIGTERM.
+    #[arg(long, default_value = "30s")]
+    pub drain_timeout: String,
+    /// kubeconfig file; in a cluster the pod's own account is used.
+    #[arg(long, env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Logging.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+impl Args {
+    /// Where endpoints come from. `default_namespace` is the pod's own.
+    ///
+    /// # Errors
+    /// When neither pool nor selector is given, or the selector cannot be read.
+    pub fn source(&self, default_namespace: &str) -> anyhow::Result<Source> {
+        let namespace = self
+            .pool_namespace
+            .clone()
+            .filter(|namespace| !namespace.is_empty())
+            .unwrap_or_else(|| default_namespace.to_owned());
+        if let Some(selector) = &self.endpoint_selector {
+            let labels = selector
+                .split(',')
+                .map(|pair| {
+                    let (key, value) = pair.split_once('=')?;
+                    Some((key.trim().to_owned(), value.trim().to_owned()))
+                })
+                .collect::<Option<BTreeMap<_, _>>>()
+                .ok_or_else(|| anyhow::anyhow!("--endpoint-selector {selector:?}: write key=value,key=value"))?;
+            let target = Target { labels, ports: self.endpoint_target_ports.clone() };
+            return Ok(Source::Selector { namespace, target });
+        }
+        match &self.pool_name {
+            Some(name) => Ok(Source::Pool { namespace, name: name.clone() }),
+            None => anyhow::bail!("one of --pool-name and --endpoint-selector is needed"),
+        }
+    }
+}
+
+/// Brings every spelling into one: `-poolName x`, `--poolName=x` and `--pool-name x` are
+/// the same. Flags without an effect here are taken out and returned beside.
+pub fn normalize(args: Vec<String>) -> (Vec<String>, Vec<String>) {
+    let mut kept = Vec::new();
+    let mut ignored = Vec::new();
+    let mut args = args.into_iter().peekable();
+    kept.extend(args.next());
+    while let Some(arg) = args.next() {
+        let dashes = arg.len() - arg.trim_start_matches('-').len();
+        if dashes == 0 || dashes > 2 || arg.len() == dashes {
+            kept.push(arg);
+            continue;
+        }
+        let (name, value) = match arg[dashes..].split_once('=') {
+            Some((name, value)) => (kebab(name), Some(value.to_owned())),
+            None => (kebab(&arg[dashes..]), None),
+        };
+        if IGNORED.contains(&name.as_str()) {
+            if value.is_none() {
+                args.next_if(|next| !next.starts_with('-'));
+            }
+            ignored.push(name);
+            continue;
+        }
+        let dashes = if name.len() == 1 { "-" } else { "--" };
+        kept.push(match value {
+            Some(value) => format!("{dashes}{name}={value}"),
+            None => format!("{dashes}{name}"),
+        });
+    }
+    (kept, ignored)
+}
+
+fn kebab(name: &str) -> String {
+    let mut out = String::new();
+    for (index, c) in name.chars().enumerate() {
+        if c.is_ascii_uppercase() {
+            if index > 0 && !out.ends_with('-') {
+                out.push('-');
+            }
+            out.push(c.to_ascii_lowercase());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}

@@ -1,0 +1,86 @@
+//! What the EPP counts. Label values come from closed sets.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// How a request was answered.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct StatusLabel {
+    /// 200 for a decision, else the status of the refusal.
+    pub status: u32,
+}
+
+/// Whether endpoints are ready.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct ReadyLabel {
+    /// `true` or `false`.
+    pub ready: &'static str,
+}
+
+/// The EPP's metrics; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    requests: Family<StatusLabel, Counter>,
+    seconds: Histogram,
+    skipped: Counter,
+    streams: Gauge,
+    endpoints: Family<ReadyLabel, Gauge>,
+    in_flight: Gauge,
+}
+
+impl Metrics {
+    /// Registers every metric.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            requests: Family::default(),
+            seconds: Histogram::new([1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 5e-3, 2.5e-2, 0.1]),
+            skipped: Counter::default(),
+            streams: Gauge::default(),
+            endpoints: Family::default(),
+            in_flight: Gauge::default(),
+        };
+        let registry = registry.sub_registry_with_prefix("llm_d_epp");
+        registry.register("requests", "Requests decided, by answer", metrics.requests.clone());
+        registry.register("decision_seconds", "Time of one decision", metrics.seconds.clone());
+        registry.register(
+            "skipped_streams",
+            "Streams of another body mode than the managed filter's, answered with no change",
+            metrics.skipped.clone(),
+        );
+        registry.register("streams", "Open ext_proc streams", metrics.streams.clone());
+        registry.register("endpoints", "Discovered endpoints", metrics.endpoints.clone());
+        registry.register("in_flight_requests", "Requests sent and not ended", metrics.in_flight.clone());
+        registry.register("build", "Version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        metrics
+    }
+
+    /// Counts one decision.
+    pub fn decided(&self, took: Duration, status: u16) {
+        self.requests.get_or_create(&StatusLabel { status: u32::from(status) }).inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts one stream of somebody else's filter.
+    pub fn skipped(&self) {
+        self.skipped.inc();
+    }
+
+    /// Streams opened minus closed.
+    pub fn stream_opened(&self, by: i64) {
+        self.streams.inc_by(by);
+    }
+
+    /// Says what there is.
+    pub fn observed(&self, (ready, other, in_flight): (i64, i64, i64)) {
+        self.endpoints.get_or_create(&ReadyLabel { ready: "true" }).set(ready);
+        self.endpoints.get_or_create(&ReadyLabel { ready: "false" }).set(other);
+        self.in_flight.set(in_flight);
+    }
+}

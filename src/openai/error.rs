@@ -1,0 +1,16 @@
+//! The error body that OpenAI clients understand, as vLLM writes it. PURE.
+
+use serde_json::{Value, json};
+
+/// The body of an error answer.
+pub fn body(status: u16, message: &str) -> Value {
+    let kind = match status {
+        400 => "BadRequestError",
+        404 => "NotFoundError",
+        413 => "RequestTooLargeError",
+        429 => "RateLimitError",
+        503 => "ServiceUnavailableError",
+        _ => "InternalServerError",
+    };
+    json!({"error": {"message": message, "type": kind, "param": null, "code": status}})
+}
