@@ -27,6 +27,8 @@ pub struct Spec {
     /// Bind mounts `(source, target)`, made in a mount namespace of the process's own.
     /// Targets need not exist. Namespace mode only.
     pub mounts: Vec<Mount>,
+    /// The process's id is written here.
+    pub pid_file: Option<PathBuf>,
 }
 
 /// One bind mount.
@@ -68,7 +70,7 @@ pub fn spawn(spec: &Spec) -> Result<Child> {
         ));
     }
     command.arg("--").arg(&spec.program).args(&spec.args);
-    command
+    let child = command
         .env_clear()
         .envs(spec.env.iter().map(|(key, value)| (key, value)))
         .stdin(Stdio::null())
@@ -76,7 +78,11 @@ pub fn spawn(spec: &Spec) -> Result<Child> {
         .stderr(log)
         .kill_on_drop(true)
         .spawn()
-        .with_context(|| format!("start {}", spec.program.display()))
+        .with_context(|| format!("start {}", spec.program.display()))?;
+    if let (Some(file), Some(pid)) = (&spec.pid_file, child.id()) {
+        std::fs::write(file, pid.to_string()).with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(child)
 }
 
 /// The `rig` executable: this process when it is the rig itself, else (in tests) the
