@@ -38,7 +38,11 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { output_bytes: 1 << 20, steps: 200_000, depth: 64 }
+        Self {
+            output_bytes: 1 << 20,
+            steps: 200_000,
+            depth: 64,
+        }
     }
 }
 
@@ -59,7 +63,11 @@ impl Template {
         let tree = lex::lex(text)
             .and_then(|tokens| parse::parse(tokens, functions))
             .map_err(|fault| fault.at(name, text))?;
-        Ok(Self { name: name.to_owned(), text: text.to_owned(), tree })
+        Ok(Self {
+            name: name.to_owned(),
+            text: text.to_owned(),
+            tree,
+        })
     }
 
     /// Renders with `data` as the dot.

@@ -51,17 +51,29 @@ pub struct Verdict {
 impl Verdict {
     /// A verdict that is true.
     pub fn yes(reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { status: Some(true), reason: reason.into(), message: message.into() }
+        Self {
+            status: Some(true),
+            reason: reason.into(),
+            message: message.into(),
+        }
     }
 
     /// A verdict that is false.
     pub fn no(reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { status: Some(false), reason: reason.into(), message: message.into() }
+        Self {
+            status: Some(false),
+            reason: reason.into(),
+            message: message.into(),
+        }
     }
 
     /// Nothing is known yet.
     pub fn unknown(reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { status: None, reason: reason.into(), message: message.into() }
+        Self {
+            status: None,
+            reason: reason.into(),
+            message: message.into(),
+        }
     }
 
     /// `True`, `False` or `Unknown`.
@@ -91,7 +103,10 @@ pub fn set_condition(
         observed_generation: generation,
         last_transition_time: now.clone(),
     };
-    match conditions.iter_mut().find(|existing| existing.type_ == type_) {
+    match conditions
+        .iter_mut()
+        .find(|existing| existing.type_ == type_)
+    {
         Some(existing) => {
             if existing.status == condition.status {
                 condition.last_transition_time = existing.last_transition_time.clone();
@@ -104,5 +119,7 @@ pub fn set_condition(
 
 /// The condition of that type, if the list has one.
 pub fn find<'a>(conditions: &'a [Condition], type_: ConditionType) -> Option<&'a Condition> {
-    conditions.iter().find(|condition| condition.type_ == type_.as_str())
+    conditions
+        .iter()
+        .find(|condition| condition.type_ == type_.as_str())
 }

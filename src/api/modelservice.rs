@@ -30,7 +30,11 @@ use serde::{Deserialize, Serialize};
         status_replicas_path = ".status.decodeReplicas",
         label_selector_path = ".status.decodeSelector"
     ),
-    printcolumn(name = "Model", type_ = "string", json_path = ".spec.routing.modelName"),
+    printcolumn(
+        name = "Model",
+        type_ = "string",
+        json_path = ".spec.routing.modelName"
+    ),
     printcolumn(name = "Decode", type_ = "string", json_path = ".status.decodeReady"),
     printcolumn(name = "Prefill", type_ = "string", json_path = ".status.prefillReady"),
     printcolumn(name = "EPP", type_ = "string", json_path = ".status.eppReady"),
@@ -44,7 +48,11 @@ use serde::{Deserialize, Serialize};
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#
     ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
     printcolumn(
         name = "URL",
         type_ = "string",
@@ -175,12 +183,18 @@ pub struct ParentReference {
     pub port: Option<i32>,
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "schemars needs the field's own type")]
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "schemars needs the field's own type"
+)]
 fn gateway_group() -> Option<String> {
     Some("gateway.networking.k8s.io".to_owned())
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "schemars needs the field's own type")]
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "schemars needs the field's own type"
+)]
 fn gateway_kind() -> Option<String> {
     Some("Gateway".to_owned())
 }
@@ -194,7 +208,10 @@ pub struct ModelArtifacts {
     pub uri: String,
     /// Secret with the key `HF_TOKEN`, for models that need one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253), regex(pattern = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$"))]
+    #[schemars(
+        length(max = 253),
+        regex(pattern = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")
+    )]
     pub auth_secret_name: Option<String>,
     /// Size limit of the volume a downloaded model goes to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -223,7 +240,10 @@ pub struct PdSpec {
     pub init_containers: Vec<ContainerSpec>,
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "schemars needs the field's own type")]
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "schemars needs the field's own type"
+)]
 fn one() -> Option<i32> {
     Some(1)
 }

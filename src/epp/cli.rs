@@ -12,18 +12,47 @@ use crate::telemetry::logging::LogArgs;
 
 /// Upstream flags that have nothing to act on here; each takes a value.
 const IGNORED: &[&str] = &[
-    "pool-group", "config-file", "config-text", "secure-serving", "enable-cert-reload",
-    "tls-min-version", "tls-cipher-suites", "health-checking", "ha-enable-leader-election",
-    "grpc-max-recv-msg-size", "grpc-max-send-msg-size", "disable-endpoint-subset-filter",
-    "emit-endpoint-scores", "refresh-metrics-interval", "refresh-prometheus-metrics-interval",
-    "metrics-staleness-threshold", "tracing", "enable-pprof", "enable-grpc-stream-metrics",
-    "metrics-endpoint-auth", "metrics-client-ca-file", "metrics-cert-dir",
-    "total-queued-requests-metric", "total-running-requests-metric",
-    "kv-cache-usage-percentage-metric", "lora-info-metric", "cache-info-metric", "v",
-    "zap-encoder", "zap-log-level", "zap-devel", "zap-stacktrace-level", "zap-time-encoding",
-    "destination-endpoint-hint-key", "destination-endpoint-hint-metadata-namespace",
-    "model-server-metrics-port", "model-server-metrics-path", "model-server-metrics-scheme",
-    "pool-api-version", "allow-experimental-plugins", "cert-path",
+    "pool-group",
+    "config-file",
+    "config-text",
+    "secure-serving",
+    "enable-cert-reload",
+    "tls-min-version",
+    "tls-cipher-suites",
+    "health-checking",
+    "ha-enable-leader-election",
+    "grpc-max-recv-msg-size",
+    "grpc-max-send-msg-size",
+    "disable-endpoint-subset-filter",
+    "emit-endpoint-scores",
+    "refresh-metrics-interval",
+    "refresh-prometheus-metrics-interval",
+    "metrics-staleness-threshold",
+    "tracing",
+    "enable-pprof",
+    "enable-grpc-stream-metrics",
+    "metrics-endpoint-auth",
+    "metrics-client-ca-file",
+    "metrics-cert-dir",
+    "total-queued-requests-metric",
+    "total-running-requests-metric",
+    "kv-cache-usage-percentage-metric",
+    "lora-info-metric",
+    "cache-info-metric",
+    "v",
+    "zap-encoder",
+    "zap-log-level",
+    "zap-devel",
+    "zap-stacktrace-level",
+    "zap-time-encoding",
+    "destination-endpoint-hint-key",
+    "destination-endpoint-hint-metadata-namespace",
+    "model-server-metrics-port",
+    "model-server-metrics-path",
+    "model-server-metrics-scheme",
+    "pool-api-version",
+    "allow-experimental-plugins",
+    "cert-path",
 ];
 
 /// Picks the endpoint for each request a gateway asks about.
@@ -84,12 +113,20 @@ impl Args {
                     Some((key.trim().to_owned(), value.trim().to_owned()))
                 })
                 .collect::<Option<BTreeMap<_, _>>>()
-                .ok_or_else(|| anyhow::anyhow!("--endpoint-selector {selector:?}: write key=value,key=value"))?;
-            let target = Target { labels, ports: self.endpoint_target_ports.clone() };
+                .ok_or_else(|| {
+                    anyhow::anyhow!("--endpoint-selector {selector:?}: write key=value,key=value")
+                })?;
+            let target = Target {
+                labels,
+                ports: self.endpoint_target_ports.clone(),
+            };
             return Ok(Source::Selector { namespace, target });
         }
         match &self.pool_name {
-            Some(name) => Ok(Source::Pool { namespace, name: name.clone() }),
+            Some(name) => Ok(Source::Pool {
+                namespace,
+                name: name.clone(),
+            }),
             None => anyhow::bail!("one of --pool-name and --endpoint-selector is needed"),
         }
     }

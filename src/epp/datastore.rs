@@ -52,13 +52,18 @@ impl Datastore {
     /// Replaces the endpoints. Counts of endpoints that stay are kept.
     pub fn replace(&self, endpoints: Vec<Discovered>) {
         let before = self.snapshot.load();
-        let counts: HashMap<EndpointId, &Arc<AtomicU64>> =
-            before.iter().map(|entry| (entry.endpoint.id, &entry.in_flight)).collect();
+        let counts: HashMap<EndpointId, &Arc<AtomicU64>> = before
+            .iter()
+            .map(|entry| (entry.endpoint.id, &entry.in_flight))
+            .collect();
         let entries = endpoints
             .into_iter()
             .map(|endpoint| {
                 let in_flight = counts.get(&endpoint.id).map(|count| Arc::clone(count));
-                Entry { in_flight: in_flight.unwrap_or_default(), endpoint }
+                Entry {
+                    in_flight: in_flight.unwrap_or_default(),
+                    endpoint,
+                }
             })
             .collect();
         self.snapshot.store(Arc::new(entries));
@@ -109,7 +114,10 @@ impl Datastore {
     pub fn totals(&self) -> (i64, i64, i64) {
         let snapshot = self.snapshot.load();
         let ready = snapshot.iter().filter(|entry| entry.endpoint.ready).count() as i64;
-        let in_flight: u64 = snapshot.iter().map(|e| e.in_flight.load(Ordering::Acquire)).sum();
+        let in_flight: u64 = snapshot
+            .iter()
+            .map(|e| e.in_flight.load(Ordering::Acquire))
+            .sum();
         (ready, snapshot.len() as i64 - ready, in_flight as i64)
     }
 }

@@ -28,9 +28,21 @@ pub struct Director {
 
 impl Director {
     /// A director over these endpoints.
-    pub fn new(settings: Settings, datastore: Datastore, metrics: Metrics, id_prefix: String) -> Arc<Self> {
+    pub fn new(
+        settings: Settings,
+        datastore: Datastore,
+        metrics: Metrics,
+        id_prefix: String,
+    ) -> Arc<Self> {
         let (rotation, ids) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Self { settings, datastore, metrics, rotation, ids, id_prefix })
+        Arc::new(Self {
+            settings,
+            datastore,
+            metrics,
+            rotation,
+            ids,
+            id_prefix,
+        })
     }
 
     /// Decides one request. The guard counts it as in flight until its stream ends; it is
@@ -38,7 +50,12 @@ impl Director {
     pub fn decide(&self, session: &Session) -> (Result<Routed, Refusal>, Option<InFlight>) {
         let started = Instant::now();
         let result = self.route(session);
-        self.metrics.decided(started.elapsed(), result.as_ref().map_or_else(|refusal| refusal.status, |_| 200));
+        self.metrics.decided(
+            started.elapsed(),
+            result
+                .as_ref()
+                .map_or_else(|refusal| refusal.status, |_| 200),
+        );
         match result {
             Ok((routed, guard)) => (Ok(routed), Some(guard)),
             Err(refusal) => (Err(refusal), None),
@@ -49,9 +66,11 @@ impl Director {
         let request = self.read(session)?;
         let candidates = self.datastore.candidates();
         let turn = self.rotation.fetch_add(1, Ordering::Relaxed);
-        let decision = schedule(&self.settings, &request, &candidates, turn)
-            .map_err(Refusal::no_endpoint)?;
-        let guard = self.datastore.track([decision.decode].into_iter().chain(decision.prefill));
+        let decision =
+            schedule(&self.settings, &request, &candidates, turn).map_err(Refusal::no_endpoint)?;
+        let guard = self
+            .datastore
+            .track([decision.decode].into_iter().chain(decision.prefill));
         let routed = self.routed(session, &decision);
         tracing::debug!(
             request_id = session::request_id(session.headers()).or(routed.new_request_id.as_deref()),
@@ -70,8 +89,11 @@ impl Director {
         if let Some(body) = session.body()
             && session::path(headers).starts_with("/v1/")
         {
-            let parsed = openai::request::Request::parse(body).map_err(|e| Refusal::bad_request(&e))?;
-            parsed.model().map_err(|error| Refusal::bad_request(&error))?;
+            let parsed =
+                openai::request::Request::parse(body).map_err(|e| Refusal::bad_request(&e))?;
+            parsed
+                .model()
+                .map_err(|error| Refusal::bad_request(&error))?;
             prompt_bytes = parsed.prompt_bytes();
         }
         Ok(request::Request {
@@ -84,7 +106,11 @@ impl Director {
 
     fn routed(&self, session: &Session, decision: &Decision) -> Routed {
         let new_request_id = session::request_id(session.headers()).is_none().then(|| {
-            format!("{}-{:x}", self.id_prefix, self.ids.fetch_add(1, Ordering::Relaxed))
+            format!(
+                "{}-{:x}",
+                self.id_prefix,
+                self.ids.fetch_add(1, Ordering::Relaxed)
+            )
         });
         Routed {
             destination: decision.decode.to_string(),
@@ -98,5 +124,8 @@ impl Director {
 fn hash(name: &str) -> u64 {
     use sha2::Digest as _;
     let digest = sha2::Sha256::digest(name.as_bytes());
-    digest.iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
+    digest
+        .iter()
+        .take(8)
+        .fold(0, |hash, byte| hash << 8 | u64::from(*byte))
 }

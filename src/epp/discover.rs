@@ -50,7 +50,12 @@ pub enum Source {
 ///
 /// # Errors
 /// When the cluster serves no InferencePool API where one is needed.
-pub async fn run(client: Client, source: Source, datastore: Datastore, shutdown: Shutdown) -> anyhow::Result<()> {
+pub async fn run(
+    client: Client,
+    source: Source,
+    datastore: Datastore,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
     match source {
         Source::Selector { namespace, target } => {
             let mut pods = Pods::new(&client, &namespace, &target);
@@ -61,7 +66,9 @@ pub async fn run(client: Client, source: Source, datastore: Datastore, shutdown:
                 }
             }
         }
-        Source::Pool { namespace, name } => follow_pool(client, &namespace, &name, datastore, shutdown).await,
+        Source::Pool { namespace, name } => {
+            follow_pool(client, &namespace, &name, datastore, shutdown).await
+        }
     }
 }
 
@@ -116,7 +123,12 @@ async fn pool_targets(client: Client, namespace: &str, name: &str) -> Targets {
             ("inference.networking.x-k8s.io/v1alpha2", false),
         ] {
             match client.list_api_group_resources(version).await {
-                Ok(list) if list.resources.iter().any(|resource| resource.kind == "InferencePool") => {
+                Ok(list)
+                    if list
+                        .resources
+                        .iter()
+                        .any(|resource| resource.kind == "InferencePool") =>
+                {
                     return if v1 {
                         let api = Api::<InferencePool>::namespaced(client, namespace);
                         watch_one(api, name, target_v1)
@@ -151,13 +163,24 @@ where
 fn target_v1(pool: &InferencePool) -> Target {
     Target {
         labels: pool.spec.selector.match_labels.clone(),
-        ports: pool.spec.target_ports.iter().filter_map(|port| u16::try_from(port.number).ok()).collect(),
+        ports: pool
+            .spec
+            .target_ports
+            .iter()
+            .filter_map(|port| u16::try_from(port.number).ok())
+            .collect(),
     }
 }
 
 fn target_alpha(pool: &InferencePoolAlpha) -> Target {
-    let port = pool.spec.target_port_number.and_then(|port| u16::try_from(port).ok());
-    Target { labels: pool.spec.selector.clone(), ports: port.into_iter().collect() }
+    let port = pool
+        .spec
+        .target_port_number
+        .and_then(|port| u16::try_from(port).ok());
+    Target {
+        labels: pool.spec.selector.clone(),
+        ports: port.into_iter().collect(),
+    }
 }
 
 type PodEvents = std::pin::Pin<Box<dyn Stream<Item = Result<Event<Pod>, watcher::Error>> + Send>>;
@@ -172,10 +195,20 @@ struct Pods {
 
 impl Pods {
     fn new(client: &Client, namespace: &str, target: &Target) -> Self {
-        let selector: Vec<String> = target.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let selector: Vec<String> = target
+            .labels
+            .iter()
+            .map(|(k, v)| format!("{k}={v}"))
+            .collect();
         let config = watcher::Config::default().labels(&selector.join(","));
-        let events = watch(Api::<Pod>::namespaced(client.clone(), namespace), config).default_backoff();
-        Self { events: Box::pin(events), known: HashMap::new(), listing: HashMap::new(), synced: false }
+        let events =
+            watch(Api::<Pod>::namespaced(client.clone(), namespace), config).default_backoff();
+        Self {
+            events: Box::pin(events),
+            known: HashMap::new(),
+            listing: HashMap::new(),
+            synced: false,
+        }
     }
 
     /// Takes one event and publishes what follows from it.
@@ -205,8 +238,11 @@ impl Pods {
             None => return std::future::pending().await,
         }
         if self.synced {
-            let mut endpoints: Vec<_> =
-                self.known.values().flat_map(|pod| endpoints_of(pod, &target.ports)).collect();
+            let mut endpoints: Vec<_> = self
+                .known
+                .values()
+                .flat_map(|pod| endpoints_of(pod, &target.ports))
+                .collect();
             endpoints.sort_by_key(|endpoint| endpoint.id);
             datastore.replace(endpoints);
         }
@@ -215,12 +251,23 @@ impl Pods {
 
 /// The endpoints of a pod: one per port; none before it has an address or after it ended.
 pub fn endpoints_of(pod: &Pod, ports: &[u16]) -> Vec<Discovered> {
-    let Some(status) = &pod.status else { return Vec::new() };
+    let Some(status) = &pod.status else {
+        return Vec::new();
+    };
     let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    let address = status.pod_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok());
-    let (Some(address), false) = (address, ended) else { return Vec::new() };
+    let address = status
+        .pod_ip
+        .as_deref()
+        .and_then(|ip| ip.parse::<IpAddr>().ok());
+    let (Some(address), false) = (address, ended) else {
+        return Vec::new();
+    };
     let ready = pod.metadata.deletion_timestamp.is_none()
-        && status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+        && status
+            .conditions
+            .iter()
+            .flatten()
+            .any(|c| c.type_ == "Ready" && c.status == "True");
     let role = Role::from_label(pod.labels().get(contract::LABEL_ROLE).map(String::as_str));
     ports
         .iter()

@@ -40,30 +40,56 @@ impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             requests: Family::default(),
-            seconds: Histogram::new([1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 5e-3, 2.5e-2, 0.1]),
+            seconds: Histogram::new([
+                1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 5e-3, 2.5e-2, 0.1,
+            ]),
             skipped: Counter::default(),
             streams: Gauge::default(),
             endpoints: Family::default(),
             in_flight: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("llm_d_epp");
-        registry.register("requests", "Requests decided, by answer", metrics.requests.clone());
-        registry.register("decision_seconds", "Time of one decision", metrics.seconds.clone());
+        registry.register(
+            "requests",
+            "Requests decided, by answer",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "decision_seconds",
+            "Time of one decision",
+            metrics.seconds.clone(),
+        );
         registry.register(
             "skipped_streams",
             "Streams of another body mode than the managed filter's, answered with no change",
             metrics.skipped.clone(),
         );
         registry.register("streams", "Open ext_proc streams", metrics.streams.clone());
-        registry.register("endpoints", "Discovered endpoints", metrics.endpoints.clone());
-        registry.register("in_flight_requests", "Requests sent and not ended", metrics.in_flight.clone());
-        registry.register("build", "Version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register(
+            "endpoints",
+            "Discovered endpoints",
+            metrics.endpoints.clone(),
+        );
+        registry.register(
+            "in_flight_requests",
+            "Requests sent and not ended",
+            metrics.in_flight.clone(),
+        );
+        registry.register(
+            "build",
+            "Version",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
         metrics
     }
 
     /// Counts one decision.
     pub fn decided(&self, took: Duration, status: u16) {
-        self.requests.get_or_create(&StatusLabel { status: u32::from(status) }).inc();
+        self.requests
+            .get_or_create(&StatusLabel {
+                status: u32::from(status),
+            })
+            .inc();
         self.seconds.observe(took.as_secs_f64());
     }
 
@@ -79,8 +105,12 @@ impl Metrics {
 
     /// Says what there is.
     pub fn observed(&self, (ready, other, in_flight): (i64, i64, i64)) {
-        self.endpoints.get_or_create(&ReadyLabel { ready: "true" }).set(ready);
-        self.endpoints.get_or_create(&ReadyLabel { ready: "false" }).set(other);
+        self.endpoints
+            .get_or_create(&ReadyLabel { ready: "true" })
+            .set(ready);
+        self.endpoints
+            .get_or_create(&ReadyLabel { ready: "false" })
+            .set(other);
         self.in_flight.set(in_flight);
     }
 }

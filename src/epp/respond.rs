@@ -6,14 +6,16 @@
 #![deny(clippy::disallowed_methods)]
 
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
-use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue, HeaderValueOption, Metadata};
-use envoy_types::pb::envoy::r#type::v3::HttpStatus;
+use envoy_types::pb::envoy::config::core::v3::{
+    HeaderMap, HeaderValue, HeaderValueOption, Metadata,
+};
 use envoy_types::pb::envoy::service::ext_proc::v3::body_mutation::Mutation;
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_response::Response;
 use envoy_types::pb::envoy::service::ext_proc::v3::{
     BodyMutation, BodyResponse, CommonResponse, HeaderMutation, HeadersResponse, HttpBody,
     ImmediateResponse, ProcessingResponse, StreamedBodyResponse, TrailersResponse,
 };
+use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
 
@@ -50,13 +52,21 @@ pub struct Refusal {
 impl Refusal {
     /// The body is not an OpenAI request.
     pub fn bad_request(error: &openai::request::Error) -> Self {
-        Self { status: 400, message: error.to_string(), dropped_reason: None }
+        Self {
+            status: 400,
+            message: error.to_string(),
+            dropped_reason: None,
+        }
     }
 
     /// The body is larger than the EPP holds.
     pub fn too_large(limit_bytes: usize) -> Self {
         let message = format!("request body is larger than {limit_bytes} bytes");
-        Self { status: 413, message, dropped_reason: None }
+        Self {
+            status: 413,
+            message,
+            dropped_reason: None,
+        }
     }
 
     /// Nobody can serve it.
@@ -113,38 +123,65 @@ pub fn unchanged_headers() -> ProcessingResponse {
 pub fn strip_headers() -> ProcessingResponse {
     let mutation = HeaderMutation {
         set_headers: Vec::new(),
-        remove_headers: contract::ROUTING_HEADERS.iter().map(|name| (*name).to_owned()).collect(),
+        remove_headers: contract::ROUTING_HEADERS
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect(),
     };
-    let response = CommonResponse { header_mutation: Some(mutation), ..CommonResponse::default() };
-    reply(Response::RequestHeaders(HeadersResponse { response: Some(response) }))
+    let response = CommonResponse {
+        header_mutation: Some(mutation),
+        ..CommonResponse::default()
+    };
+    reply(Response::RequestHeaders(HeadersResponse {
+        response: Some(response),
+    }))
 }
 
 /// The decision, in answer to the headers.
 pub fn routed_headers(routed: &Routed) -> ProcessingResponse {
-    let response = HeadersResponse { response: Some(common(routed)) };
+    let response = HeadersResponse {
+        response: Some(common(routed)),
+    };
     decided(Response::RequestHeaders(response), routed)
 }
 
 /// The decision, in answer to a buffered body that goes on as it came.
 pub fn routed_body(routed: &Routed) -> ProcessingResponse {
-    let response = BodyResponse { response: Some(common(routed)) };
+    let response = BodyResponse {
+        response: Some(common(routed)),
+    };
     decided(Response::RequestBody(response), routed)
 }
 
 fn decided(response: Response, routed: &Routed) -> ProcessingResponse {
     // Gateways read the header or the metadata: both say the same.
-    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
-    let of = |key: &str, value| Struct { fields: [(key.to_owned(), value)].into() };
+    let text = |text: &str| Value {
+        kind: Some(Kind::StringValue(text.to_owned())),
+    };
+    let of = |key: &str, value| Struct {
+        fields: [(key.to_owned(), value)].into(),
+    };
     let inner = of(contract::HEADER_DESTINATION, text(&routed.destination));
-    let metadata = of(contract::METADATA_LB, Value { kind: Some(Kind::StructValue(inner)) });
-    ProcessingResponse { dynamic_metadata: Some(metadata), ..reply(response) }
+    let metadata = of(
+        contract::METADATA_LB,
+        Value {
+            kind: Some(Kind::StructValue(inner)),
+        },
+    );
+    ProcessingResponse {
+        dynamic_metadata: Some(metadata),
+        ..reply(response)
+    }
 }
 
 fn common(routed: &Routed) -> CommonResponse {
     let mut set = vec![(contract::HEADER_DESTINATION, routed.destination.clone())];
     if let Some(prefiller) = &routed.prefiller {
         set.push((contract::HEADER_PREFILLER, prefiller.clone()));
-        set.push((contract::HEADER_PREFILLER_URL, format!("http://{prefiller}")));
+        set.push((
+            contract::HEADER_PREFILLER_URL,
+            format!("http://{prefiller}"),
+        ));
     }
     if let Some(id) = &routed.new_request_id {
         set.push((contract::HEADER_REQUEST_ID, id.clone()));
@@ -155,7 +192,10 @@ fn common(routed: &Routed) -> CommonResponse {
         .map(|name| (*name).to_owned())
         .collect();
     let mutation = HeaderMutation {
-        set_headers: set.into_iter().map(|(key, value)| option(key, value)).collect(),
+        set_headers: set
+            .into_iter()
+            .map(|(key, value)| option(key, value))
+            .collect(),
         remove_headers: remove,
     };
     CommonResponse {
@@ -180,8 +220,11 @@ fn option(key: &str, value: String) -> HeaderValueOption {
 
 /// The whole body back to the gateway, in pieces it takes.
 pub fn body_chunks(body: &[u8], ends_stream: bool) -> Vec<ProcessingResponse> {
-    let pieces: Vec<&[u8]> =
-        if body.is_empty() { vec![&[]] } else { body.chunks(CHUNK_BYTES).collect() };
+    let pieces: Vec<&[u8]> = if body.is_empty() {
+        vec![&[]]
+    } else {
+        body.chunks(CHUNK_BYTES).collect()
+    };
     let last = pieces.len() - 1;
     pieces
         .into_iter()
@@ -196,13 +239,24 @@ pub fn echo_body(body: HttpBody) -> ProcessingResponse {
 }
 
 fn streamed(body: Vec<u8>, end_of_stream: bool) -> ProcessingResponse {
-    reply(Response::RequestBody(BodyResponse { response: Some(stream_chunk(body, end_of_stream)) }))
+    reply(Response::RequestBody(BodyResponse {
+        response: Some(stream_chunk(body, end_of_stream)),
+    }))
 }
 
 fn stream_chunk(body: Vec<u8>, end_of_stream: bool) -> CommonResponse {
-    let streamed = StreamedBodyResponse { body, end_of_stream, ..StreamedBodyResponse::default() };
-    let mutation = BodyMutation { mutation: Some(Mutation::StreamedResponse(streamed)) };
-    CommonResponse { body_mutation: Some(mutation), ..CommonResponse::default() }
+    let streamed = StreamedBodyResponse {
+        body,
+        end_of_stream,
+        ..StreamedBodyResponse::default()
+    };
+    let mutation = BodyMutation {
+        mutation: Some(Mutation::StreamedResponse(streamed)),
+    };
+    CommonResponse {
+        body_mutation: Some(mutation),
+        ..CommonResponse::default()
+    }
 }
 
 /// A chunk that goes on as it came, where the gateway kept it.
@@ -212,12 +266,16 @@ pub fn unchanged_body() -> ProcessingResponse {
 
 /// Trailers as they came.
 pub fn request_trailers() -> ProcessingResponse {
-    reply(Response::RequestTrailers(TrailersResponse { header_mutation: None }))
+    reply(Response::RequestTrailers(TrailersResponse {
+        header_mutation: None,
+    }))
 }
 
 /// Response headers as they came.
 pub fn response_headers() -> ProcessingResponse {
-    reply(Response::ResponseHeaders(HeadersResponse { response: None }))
+    reply(Response::ResponseHeaders(HeadersResponse {
+        response: None,
+    }))
 }
 
 /// A response chunk as it came; echoed where the gateway handed it over.
@@ -228,7 +286,9 @@ pub fn response_body(body: HttpBody, full_duplex: bool) -> ProcessingResponse {
 
 /// Response trailers as they came.
 pub fn response_trailers() -> ProcessingResponse {
-    reply(Response::ResponseTrailers(TrailersResponse { header_mutation: None }))
+    reply(Response::ResponseTrailers(TrailersResponse {
+        header_mutation: None,
+    }))
 }
 
 /// The EPP's own answer to the client.
@@ -239,8 +299,13 @@ pub fn refuse(refusal: &Refusal) -> ProcessingResponse {
     }
     let body = openai::error::body(refusal.status, &refusal.message);
     reply(Response::ImmediateResponse(ImmediateResponse {
-        status: Some(HttpStatus { code: i32::from(refusal.status) }),
-        headers: Some(HeaderMutation { set_headers: set, remove_headers: Vec::new() }),
+        status: Some(HttpStatus {
+            code: i32::from(refusal.status),
+        }),
+        headers: Some(HeaderMutation {
+            set_headers: set,
+            remove_headers: Vec::new(),
+        }),
         body: body.to_string().into_bytes(),
         details: "epp_refused".to_owned(),
         ..ImmediateResponse::default()
@@ -248,5 +313,8 @@ pub fn refuse(refusal: &Refusal) -> ProcessingResponse {
 }
 
 fn reply(response: Response) -> ProcessingResponse {
-    ProcessingResponse { response: Some(response), ..ProcessingResponse::default() }
+    ProcessingResponse {
+        response: Some(response),
+        ..ProcessingResponse::default()
+    }
 }

@@ -23,8 +23,8 @@ use super::session::BodyMode;
 use crate::contract;
 use crate::scheduling::config::{ScorerKind, Settings};
 use crate::telemetry::admin::{self, Readiness};
-use crate::telemetry::shutdown::Shutdown;
 use crate::telemetry::logging;
+use crate::telemetry::shutdown::Shutdown;
 
 /// How often gauges are brought up to date.
 const OBSERVE: Duration = Duration::from_millis(500);
@@ -48,7 +48,10 @@ pub fn main() -> ExitCode {
 fn start(args: &Args, ignored: &[String]) -> anyhow::Result<()> {
     logging::init(&args.log)?;
     for flag in ignored {
-        tracing::warn!(flag, "flag accepted for compatibility; it has no effect here");
+        tracing::warn!(
+            flag,
+            "flag accepted for compatibility; it has no effect here"
+        );
     }
     let settings = settings()?;
     // Only fails when a provider is already installed, which is the wish.
@@ -70,9 +73,17 @@ fn settings() -> anyhow::Result<Settings> {
     for warning in warnings {
         tracing::warn!(variable = warning.name, "{}", warning.message);
     }
-    for (kind, _) in settings.decode.scorers.iter().chain(&settings.prefill.scorers) {
+    for (kind, _) in settings
+        .decode
+        .scorers
+        .iter()
+        .chain(&settings.prefill.scorers)
+    {
         if matches!(kind, ScorerKind::Prefix | ScorerKind::KvCache) {
-            tracing::warn!(scorer = kind.stem(), "no index feeds this scorer in this version: it gives every endpoint the same score");
+            tracing::warn!(
+                scorer = kind.stem(),
+                "no index feeds this scorer in this version: it gives every endpoint the same score"
+            );
         }
     }
     tracing::info!(?settings, "settings");
@@ -87,7 +98,8 @@ async fn serve(args: &Args, settings: Settings) -> anyhow::Result<()> {
     let config = match &args.kubeconfig {
         Some(path) => {
             let file = kube::config::Kubeconfig::read_from(path).context("read the kubeconfig")?;
-            kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await?
+            kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
+                .await?
         }
         None => kube::Config::infer().await.context("find the API server")?,
     };
@@ -98,23 +110,48 @@ async fn serve(args: &Args, settings: Settings) -> anyhow::Result<()> {
     let metrics = Metrics::register(&mut registry);
     let datastore = Datastore::default();
     let readiness = Readiness::default();
-    let router = admin::metrics_router(Arc::new(registry)).merge(admin::health_router(readiness.clone()));
+    let router =
+        admin::metrics_router(Arc::new(registry)).merge(admin::health_router(readiness.clone()));
     let address = SocketAddr::new(host, args.metrics_port);
-    shutdown.spawn("metrics server", admin::serve(address, router, shutdown.clone()));
-    shutdown.spawn("discovery", discover::run(client, source, datastore.clone(), shutdown.clone()));
+    shutdown.spawn(
+        "metrics server",
+        admin::serve(address, router, shutdown.clone()),
+    );
+    shutdown.spawn(
+        "discovery",
+        discover::run(client, source, datastore.clone(), shutdown.clone()),
+    );
 
     let (reporter, health) = tonic_health::server::health_reporter();
     set_health(&reporter, ServingStatus::NotServing).await;
-    shutdown.spawn("health", watch_health(reporter, datastore.clone(), readiness, metrics.clone(), shutdown.clone()));
+    shutdown.spawn(
+        "health",
+        watch_health(
+            reporter,
+            datastore.clone(),
+            readiness,
+            metrics.clone(),
+            shutdown.clone(),
+        ),
+    );
     let address = SocketAddr::new(host, args.grpc_health_port);
     let stop = shutdown.clone().into_requested();
-    let health_server = GrpcServer::builder().add_service(health.clone()).serve_with_shutdown(address, stop);
+    let health_server = GrpcServer::builder()
+        .add_service(health.clone())
+        .serve_with_shutdown(address, stop);
     shutdown.spawn("health server", async move {
-        health_server.await.with_context(|| format!("health server on {address}"))
+        health_server
+            .await
+            .with_context(|| format!("health server on {address}"))
     });
 
     let director = Director::new(settings, datastore, metrics.clone(), id_prefix());
-    let processor = Server { director, metrics, managed, body_limit: args.max_body_bytes };
+    let processor = Server {
+        director,
+        metrics,
+        managed,
+        body_limit: args.max_body_bytes,
+    };
     let address = SocketAddr::new(host, args.grpc_port);
     tracing::info!(%address, ?managed, version = env!("CARGO_PKG_VERSION"), "serving");
     let server = GrpcServer::builder()
@@ -122,7 +159,10 @@ async fn serve(args: &Args, settings: Settings) -> anyhow::Result<()> {
         .tcp_nodelay(true)
         .http2_adaptive_window(Some(true))
         .add_service(health)
-        .add_service(ExternalProcessorServer::new(processor).max_decoding_message_size(args.max_body_bytes + (1 << 20)))
+        .add_service(
+            ExternalProcessorServer::new(processor)
+                .max_decoding_message_size(args.max_body_bytes + (1 << 20)),
+        )
         .serve_with_shutdown(address, shutdown.clone().into_requested());
     let drained = tokio::select! {
         result = server => result.with_context(|| format!("ext_proc server on {address}")),
@@ -195,7 +235,10 @@ fn bind_host() -> anyhow::Result<IpAddr> {
 fn managed_mode() -> anyhow::Result<Option<BodyMode>> {
     match std::env::var(contract::ENV_MANAGED_BODY_MODE) {
         Ok(name) if !name.is_empty() => BodyMode::parse(&name).map(Some).with_context(|| {
-            format!("{}={name:?} is not a body mode such as FULL_DUPLEX_STREAMED", contract::ENV_MANAGED_BODY_MODE)
+            format!(
+                "{}={name:?} is not a body mode such as FULL_DUPLEX_STREAMED",
+                contract::ENV_MANAGED_BODY_MODE
+            )
         }),
         _ => Ok(None),
     }
@@ -203,6 +246,8 @@ fn managed_mode() -> anyhow::Result<Option<BodyMode>> {
 
 /// Tells ids of this process from those of other replicas and of its own past.
 fn id_prefix() -> String {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     format!("epp-{:x}-{:x}", std::process::id(), since.as_micros())
 }

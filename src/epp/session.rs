@@ -73,7 +73,10 @@ pub struct Headers(Vec<(String, String)>);
 impl Headers {
     /// The first value of that name.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -156,9 +159,10 @@ impl Session {
             Some(Message::RequestBody(body)) => self.request_body(body),
             Some(Message::RequestTrailers(_)) => self.request_trailers(),
             Some(Message::ResponseHeaders(_)) => send(respond::response_headers()),
-            Some(Message::ResponseBody(body)) => {
-                send(respond::response_body(body, self.response_mode == BodyMode::FullDuplex))
-            }
+            Some(Message::ResponseBody(body)) => send(respond::response_body(
+                body,
+                self.response_mode == BodyMode::FullDuplex,
+            )),
             Some(Message::ResponseTrailers(_)) => send(respond::response_trailers()),
             None => Vec::new(),
         }
@@ -171,7 +175,10 @@ impl Session {
         self.headers = Headers(respond::headers(message.headers));
         if explicit && self.managed.is_some_and(|managed| managed != self.mode) {
             self.state = State::Passive;
-            return vec![Effect::Skipped, Effect::Send(Box::new(respond::unchanged_headers()))];
+            return vec![
+                Effect::Skipped,
+                Effect::Send(Box::new(respond::unchanged_headers())),
+            ];
         }
         if message.end_of_stream {
             self.body_ended = true;
@@ -290,12 +297,20 @@ impl Session {
 
 /// The header that names the session, if one of `names` is present; the first that is.
 pub fn session_header<'a>(headers: &'a Headers, names: &[String]) -> Option<&'a str> {
-    names.iter().find_map(|name| headers.get(name)).filter(|value| !value.is_empty())
+    names
+        .iter()
+        .find_map(|name| headers.get(name))
+        .filter(|value| !value.is_empty())
 }
 
 /// Path of the request without its query.
 pub fn path(headers: &Headers) -> &str {
-    headers.get(":path").unwrap_or_default().split('?').next().unwrap_or_default()
+    headers
+        .get(":path")
+        .unwrap_or_default()
+        .split('?')
+        .next()
+        .unwrap_or_default()
 }
 
 /// The request's id, if the client or the gateway gave one.

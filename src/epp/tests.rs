@@ -25,7 +25,12 @@ fn headers(mode: Option<i32>, end_of_stream: bool) -> ProcessingRequest {
         raw_value: value.as_bytes().to_vec(),
         ..HeaderValue::default()
     };
-    let map = HeaderMap { headers: vec![header(":path", "/v1/chat/completions"), header("X-Session-Id", "s")] };
+    let map = HeaderMap {
+        headers: vec![
+            header(":path", "/v1/chat/completions"),
+            header("X-Session-Id", "s"),
+        ],
+    };
     ProcessingRequest {
         request: Some(Message::RequestHeaders(HttpHeaders {
             headers: Some(map),
@@ -41,8 +46,15 @@ fn headers(mode: Option<i32>, end_of_stream: bool) -> ProcessingRequest {
 }
 
 fn body(bytes: &[u8], end_of_stream: bool) -> ProcessingRequest {
-    let body = HttpBody { body: bytes.to_vec(), end_of_stream, ..HttpBody::default() };
-    ProcessingRequest { request: Some(Message::RequestBody(body)), ..ProcessingRequest::default() }
+    let body = HttpBody {
+        body: bytes.to_vec(),
+        end_of_stream,
+        ..HttpBody::default()
+    };
+    ProcessingRequest {
+        request: Some(Message::RequestBody(body)),
+        ..ProcessingRequest::default()
+    }
 }
 
 fn trailers() -> ProcessingRequest {
@@ -53,11 +65,18 @@ fn trailers() -> ProcessingRequest {
 }
 
 fn routed() -> Result<Routed, Refusal> {
-    Ok(Routed { destination: "10.0.0.1:8000".to_owned(), prefiller: None, new_request_id: None })
+    Ok(Routed {
+        destination: "10.0.0.1:8000".to_owned(),
+        prefiller: None,
+        new_request_id: None,
+    })
 }
 
 /// Runs a whole stream, answering every question; gives the replies and the decisions' bodies.
-fn drive(session: &mut Session, messages: Vec<ProcessingRequest>) -> (Vec<ProcessingResponse>, Vec<Option<Vec<u8>>>) {
+fn drive(
+    session: &mut Session,
+    messages: Vec<ProcessingRequest>,
+) -> (Vec<ProcessingResponse>, Vec<Option<Vec<u8>>>) {
     let (mut replies, mut decisions) = (Vec::new(), Vec::new());
     for message in messages {
         for effect in session.handle(message) {
@@ -93,7 +112,10 @@ fn common(reply: &ProcessingResponse) -> Option<&CommonResponse> {
 fn destination(reply: &ProcessingResponse) -> Option<String> {
     let mutation = common(reply)?.header_mutation.as_ref()?;
     let option = mutation.set_headers.iter().find_map(|option| {
-        option.header.as_ref().filter(|header| header.key == contract::HEADER_DESTINATION)
+        option
+            .header
+            .as_ref()
+            .filter(|header| header.key == contract::HEADER_DESTINATION)
     })?;
     Some(String::from_utf8(option.raw_value.clone()).unwrap())
 }
@@ -102,7 +124,9 @@ fn echoed(replies: &[ProcessingResponse]) -> (Vec<u8>, usize) {
     let mut bytes = Vec::new();
     let mut ends = 0;
     for reply in replies {
-        let mutation = common(reply).and_then(|c| c.body_mutation.as_ref()).and_then(|m| m.mutation.as_ref());
+        let mutation = common(reply)
+            .and_then(|c| c.body_mutation.as_ref())
+            .and_then(|m| m.mutation.as_ref());
         if let Some(Mutation::StreamedResponse(chunk)) = mutation {
             assert!(chunk.body.len() <= CHUNK_BYTES);
             bytes.extend_from_slice(&chunk.body);
@@ -114,7 +138,14 @@ fn echoed(replies: &[ProcessingResponse]) -> (Vec<u8>, usize) {
 
 #[test]
 fn full_duplex_answers_headers_first_then_the_whole_body() {
-    let (replies, decisions) = drive(&mut session(), vec![headers(Some(FDS), false), body(b"{\"a\":", false), body(b"1}", true)]);
+    let (replies, decisions) = drive(
+        &mut session(),
+        vec![
+            headers(Some(FDS), false),
+            body(b"{\"a\":", false),
+            body(b"1}", true),
+        ],
+    );
     assert_eq!(decisions, [Some(b"{\"a\":1}".to_vec())]);
     assert_eq!(destination(&replies[0]).as_deref(), Some("10.0.0.1:8000"));
     assert_eq!(echoed(&replies[1..]), (b"{\"a\":1}".to_vec(), 1));
@@ -128,25 +159,47 @@ fn a_gateway_that_does_not_say_its_mode_is_taken_for_full_duplex() {
 
 #[test]
 fn a_second_end_of_stream_is_ignored() {
-    let messages = vec![headers(Some(FDS), false), body(b"x", true), body(b"", true), body(b"y", true)];
+    let messages = vec![
+        headers(Some(FDS), false),
+        body(b"x", true),
+        body(b"", true),
+        body(b"y", true),
+    ];
     let (replies, decisions) = drive(&mut session(), messages);
     assert_eq!((replies.len(), decisions.len()), (2, 1));
 }
 
 #[test]
 fn trailers_end_a_full_duplex_body() {
-    let (replies, decisions) = drive(&mut session(), vec![headers(Some(FDS), false), body(b"x", false), trailers()]);
+    let (replies, decisions) = drive(
+        &mut session(),
+        vec![headers(Some(FDS), false), body(b"x", false), trailers()],
+    );
     assert_eq!(decisions.len(), 1);
     assert_eq!(echoed(&replies), (b"x".to_vec(), 0));
-    assert!(matches!(replies.last().unwrap().response, Some(Response::RequestTrailers(_))));
+    assert!(matches!(
+        replies.last().unwrap().response,
+        Some(Response::RequestTrailers(_))
+    ));
 }
 
 #[test]
 fn buffered_strips_first_and_decides_with_the_body() {
-    let (replies, decisions) = drive(&mut session(), vec![headers(Some(BUFFERED), false), body(b"{}", true)]);
+    let (replies, decisions) = drive(
+        &mut session(),
+        vec![headers(Some(BUFFERED), false), body(b"{}", true)],
+    );
     assert_eq!(decisions, [Some(b"{}".to_vec())]);
     assert_eq!(destination(&replies[0]), None);
-    assert!(common(&replies[0]).unwrap().header_mutation.as_ref().unwrap().remove_headers.contains(&contract::HEADER_DESTINATION.to_owned()));
+    assert!(
+        common(&replies[0])
+            .unwrap()
+            .header_mutation
+            .as_ref()
+            .unwrap()
+            .remove_headers
+            .contains(&contract::HEADER_DESTINATION.to_owned())
+    );
     assert!(destination(&replies[1]).is_some());
     assert!(common(&replies[1]).unwrap().body_mutation.is_none());
 }
@@ -158,7 +211,14 @@ fn headers_only_and_streamed_decide_on_headers() {
         assert_eq!(decisions, [None]);
         assert!(destination(&replies[0]).is_some());
     }
-    let (replies, _) = drive(&mut session(), vec![headers(Some(STREAMED), false), body(b"a", false), body(b"b", true)]);
+    let (replies, _) = drive(
+        &mut session(),
+        vec![
+            headers(Some(STREAMED), false),
+            body(b"a", false),
+            body(b"b", true),
+        ],
+    );
     assert_eq!(replies.len(), 3);
 }
 
@@ -168,15 +228,27 @@ fn a_stream_of_somebody_elses_filter_is_left_as_it_is() {
     let (replies, decisions) = drive(&mut session, vec![headers(Some(NONE), false)]);
     assert!(decisions.is_empty());
     assert_eq!(replies.len(), 1);
-    assert!(common(&replies[0]).is_none(), "nothing is set and nothing removed");
+    assert!(
+        common(&replies[0]).is_none(),
+        "nothing is set and nothing removed"
+    );
 }
 
 #[test]
 fn a_body_beyond_the_limit_is_refused_and_not_kept() {
     let mut session = Session::new(None, 4);
-    let (replies, decisions) = drive(&mut session, vec![headers(Some(FDS), false), body(b"12345", false), body(b"6", true)]);
+    let (replies, decisions) = drive(
+        &mut session,
+        vec![
+            headers(Some(FDS), false),
+            body(b"12345", false),
+            body(b"6", true),
+        ],
+    );
     assert!(decisions.is_empty());
-    let Some(Response::ImmediateResponse(answer)) = &replies[0].response else { panic!("{replies:?}") };
+    let Some(Response::ImmediateResponse(answer)) = &replies[0].response else {
+        panic!("{replies:?}")
+    };
     assert_eq!(answer.status.as_ref().unwrap().code, 413);
     assert_eq!(replies.len(), 1);
 }
@@ -184,10 +256,20 @@ fn a_body_beyond_the_limit_is_refused_and_not_kept() {
 #[test]
 fn every_routing_header_a_client_could_set_is_set_or_removed() {
     let (replies, _) = drive(&mut session(), vec![headers(Some(FDS), true)]);
-    let mutation = common(&replies[0]).unwrap().header_mutation.as_ref().unwrap();
+    let mutation = common(&replies[0])
+        .unwrap()
+        .header_mutation
+        .as_ref()
+        .unwrap();
     for name in contract::ROUTING_HEADERS {
-        let set = mutation.set_headers.iter().any(|o| o.header.as_ref().unwrap().key == *name);
-        let removed = mutation.remove_headers.iter().any(|removed| removed == name);
+        let set = mutation
+            .set_headers
+            .iter()
+            .any(|o| o.header.as_ref().unwrap().key == *name);
+        let removed = mutation
+            .remove_headers
+            .iter()
+            .any(|removed| removed == name);
         assert!(set != removed, "{name}: set {set}, removed {removed}");
     }
 }
@@ -196,7 +278,10 @@ fn every_routing_header_a_client_could_set_is_set_or_removed() {
 fn header_and_metadata_name_the_same_endpoint() {
     let (replies, _) = drive(&mut session(), vec![headers(Some(FDS), true)]);
     let metadata = format!("{:?}", replies[0].dynamic_metadata);
-    assert!(metadata.contains("envoy.lb") && metadata.contains("10.0.0.1:8000"), "{metadata}");
+    assert!(
+        metadata.contains("envoy.lb") && metadata.contains("10.0.0.1:8000"),
+        "{metadata}"
+    );
 }
 
 #[test]
@@ -209,7 +294,10 @@ fn flags_of_every_generation_are_understood() {
     ] {
         let (args, ignored) = super::cli::normalize(line.split(' ').map(str::to_owned).collect());
         let args = super::cli::Args::try_parse_from(args).unwrap();
-        assert_eq!((args.pool_name.as_deref(), args.pool_namespace.as_deref()), (Some("p"), Some("n")));
+        assert_eq!(
+            (args.pool_name.as_deref(), args.pool_namespace.as_deref()),
+            (Some("p"), Some("n"))
+        );
         assert_eq!(args.grpc_port, 9002);
         assert!(!ignored.is_empty());
     }

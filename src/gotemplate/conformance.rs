@@ -8,8 +8,10 @@ use serde_json::Value as Json;
 use super::{Functions, Limits, Template, Value};
 
 fn cases() -> Option<Json> {
-    let shared = std::env::var_os("LLM_D_SHARED")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
+    let shared = std::env::var_os("LLM_D_SHARED").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"),
+        PathBuf::from,
+    );
     let text = std::fs::read_to_string(shared.join("conformance/gotemplate/cases.json")).ok()?;
     serde_json::from_str(&text).ok()
 }
@@ -30,18 +32,34 @@ fn renders_what_helm_renders_or_refuses_loudly() {
             .and_then(|parsed| parsed.render(&data, &functions, &Limits::default()));
         match (want, got) {
             (Some(want), Ok(got)) if want == got => agree += 1,
-            (Some(want), Ok(got)) => wrong.push(format!("{template}\n   want {want:?}\n   got  {got:?}")),
+            (Some(want), Ok(got)) => {
+                wrong.push(format!("{template}\n   want {want:?}\n   got  {got:?}"))
+            }
             (None, Err(_)) => agree += 1,
             (None, Ok(got)) => wrong.push(format!("{template}\n   want an error\n   got  {got:?}")),
-            (Some(_), Err(error)) if error.message.contains("not defined") || error.message.contains("is refused") => {
+            (Some(_), Err(error))
+                if error.message.contains("not defined")
+                    || error.message.contains("is refused") =>
+            {
                 refused.push(format!("{template}: {error}"));
             }
-            (Some(want), Err(error)) => wrong.push(format!("{template}\n   want {want:?}\n   got  {error}")),
+            (Some(want), Err(error)) => {
+                wrong.push(format!("{template}\n   want {want:?}\n   got  {error}"))
+            }
         }
     }
-    eprintln!("gotemplate conformance: {agree} agree, {} refused, {} wrong", refused.len(), wrong.len());
+    eprintln!(
+        "gotemplate conformance: {agree} agree, {} refused, {} wrong",
+        refused.len(),
+        wrong.len()
+    );
     for line in &refused {
         eprintln!("refused: {line}");
     }
-    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }

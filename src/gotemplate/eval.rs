@@ -48,14 +48,20 @@ impl Eval<'_> {
     fn step(&mut self, offset: usize) -> Result<(), Fault> {
         self.steps += 1;
         if self.steps > self.limits.steps {
-            return Err(Fault::new(offset, format!("more than {} steps", self.limits.steps)));
+            return Err(Fault::new(
+                offset,
+                format!("more than {} steps", self.limits.steps),
+            ));
         }
         Ok(())
     }
 
     fn write(&mut self, text: &str, offset: usize) -> Result<(), Fault> {
         if self.out.len() + text.len() > self.limits.output_bytes {
-            return Err(Fault::new(offset, format!("more than {} bytes of output", self.limits.output_bytes)));
+            return Err(Fault::new(
+                offset,
+                format!("more than {} bytes of output", self.limits.output_bytes),
+            ));
         }
         self.out.push_str(text);
         Ok(())
@@ -81,14 +87,22 @@ impl Eval<'_> {
                     self.write(&format::action(&value), pipe.offset)?;
                 }
             }
-            Node::If { pipe, then, otherwise } => {
+            Node::If {
+                pipe,
+                then,
+                otherwise,
+            } => {
                 let scope = self.variables.len();
                 let value = self.pipe(pipe, dot)?;
                 let flow = self.nodes(if value.truth() { then } else { otherwise }, dot)?;
                 self.variables.truncate(scope);
                 return Ok(flow);
             }
-            Node::With { pipe, then, otherwise } => {
+            Node::With {
+                pipe,
+                then,
+                otherwise,
+            } => {
                 let scope = self.variables.len();
                 let value = self.pipe(pipe, dot)?;
                 let flow = if value.truth() {
@@ -99,31 +113,51 @@ impl Eval<'_> {
                 self.variables.truncate(scope);
                 return Ok(flow);
             }
-            Node::Range { pipe, body, otherwise } => return self.range(pipe, body, otherwise, dot),
-            Node::Template { name, pipe, offset } => self.call_template(name, pipe.as_ref(), *offset, dot)?,
+            Node::Range {
+                pipe,
+                body,
+                otherwise,
+            } => return self.range(pipe, body, otherwise, dot),
+            Node::Template { name, pipe, offset } => {
+                self.call_template(name, pipe.as_ref(), *offset, dot)?
+            }
             Node::Break => return Ok(Flow::Break),
             Node::Continue => return Ok(Flow::Continue),
         }
         Ok(Flow::On)
     }
 
-    fn range(&mut self, pipe: &Pipe, body: &[Node], otherwise: &[Node], dot: &Value) -> Result<Flow, Fault> {
+    fn range(
+        &mut self,
+        pipe: &Pipe,
+        body: &[Node],
+        otherwise: &[Node],
+        dot: &Value,
+    ) -> Result<Flow, Fault> {
         let scope = self.variables.len();
         let over = self.commands(pipe, dot)?;
         let items: Vec<(Value, Value)> = match over {
-            Value::List(items) => {
-                items.into_iter().enumerate().map(|(index, item)| (Value::Int(index as i64), item)).collect()
-            }
-            Value::Map(fields) => {
-                fields.into_iter().map(|(key, item)| (Value::String(key), item)).collect()
-            }
+            Value::List(items) => items
+                .into_iter()
+                .enumerate()
+                .map(|(index, item)| (Value::Int(index as i64), item))
+                .collect(),
+            Value::Map(fields) => fields
+                .into_iter()
+                .map(|(key, item)| (Value::String(key), item))
+                .collect(),
             Value::Int(count) => {
                 let count = count.clamp(0, self.limits.steps as i64);
-                (0..count).map(|index| (Value::Int(index), Value::Int(index))).collect()
+                (0..count)
+                    .map(|index| (Value::Int(index), Value::Int(index)))
+                    .collect()
             }
             Value::Nil => Vec::new(),
             other => {
-                return Err(Fault::new(pipe.offset, format!("range can't iterate over {}", other.kind())));
+                return Err(Fault::new(
+                    pipe.offset,
+                    format!("range can't iterate over {}", other.kind()),
+                ));
             }
         };
         if items.is_empty() {
@@ -150,7 +184,13 @@ impl Eval<'_> {
         Ok(Flow::On)
     }
 
-    fn call_template(&mut self, name: &str, pipe: Option<&Pipe>, offset: usize, dot: &Value) -> Result<(), Fault> {
+    fn call_template(
+        &mut self,
+        name: &str,
+        pipe: Option<&Pipe>,
+        offset: usize,
+        dot: &Value,
+    ) -> Result<(), Fault> {
         let Some(nodes) = self.tree.defined.get(name) else {
             return Err(Fault::new(offset, format!("template {name:?} not defined")));
         };
@@ -171,7 +211,11 @@ impl Eval<'_> {
 
     fn set(&mut self, name: &str, value: Value, declares: bool) {
         if !declares
-            && let Some(existing) = self.variables.iter_mut().rev().find(|(other, _)| other == name)
+            && let Some(existing) = self
+                .variables
+                .iter_mut()
+                .rev()
+                .find(|(other, _)| other == name)
         {
             existing.1 = value;
             return;
@@ -196,14 +240,24 @@ impl Eval<'_> {
         Ok(last.unwrap_or_default())
     }
 
-    fn command(&mut self, command: &Command, dot: &Value, piped: Option<Value>) -> Result<Value, Fault> {
-        let Some((first, rest)) = command.words.split_first() else { return Ok(Value::Nil) };
+    fn command(
+        &mut self,
+        command: &Command,
+        dot: &Value,
+        piped: Option<Value>,
+    ) -> Result<Value, Fault> {
+        let Some((first, rest)) = command.words.split_first() else {
+            return Ok(Value::Nil);
+        };
         if let Term::Function(name) = &first.term {
             let value = self.call(name, rest, dot, piped, command.offset)?;
             return fields(value, &first.fields, first.offset);
         }
         if !rest.is_empty() || piped.is_some() {
-            return Err(Fault::new(first.offset, "can't give argument to non-function"));
+            return Err(Fault::new(
+                first.offset,
+                "can't give argument to non-function",
+            ));
         }
         if matches!(first.term, Term::Nil) {
             return Err(Fault::new(first.offset, "nil is not a command"));
@@ -249,7 +303,9 @@ impl Eval<'_> {
             }
             last = Some(value);
         }
-        piped.or(last).ok_or_else(|| Fault::new(offset, "wants at least one argument"))
+        piped
+            .or(last)
+            .ok_or_else(|| Fault::new(offset, "wants at least one argument"))
     }
 
     fn expression(&mut self, expr: &Expr, dot: &Value) -> Result<Value, Fault> {
@@ -266,7 +322,10 @@ impl Eval<'_> {
                 match found {
                     Some((_, value)) => return chain(value, &expr.fields, expr.offset),
                     None => {
-                        return Err(Fault::new(expr.offset, format!("undefined variable \"${name}\"")));
+                        return Err(Fault::new(
+                            expr.offset,
+                            format!("undefined variable \"${name}\""),
+                        ));
                     }
                 }
             }
@@ -285,7 +344,11 @@ impl Eval<'_> {
 }
 
 fn fields(value: Value, names: &[String], offset: usize) -> Result<Value, Fault> {
-    if names.is_empty() { Ok(value) } else { chain(&value, names, offset) }
+    if names.is_empty() {
+        Ok(value)
+    } else {
+        chain(&value, names, offset)
+    }
 }
 
 fn chain(value: &Value, names: &[String], offset: usize) -> Result<Value, Fault> {
@@ -296,18 +359,33 @@ fn chain(value: &Value, names: &[String], offset: usize) -> Result<Value, Fault>
                 Some(next) => next,
                 None if index + 1 == names.len() => return Ok(Value::Nil),
                 None => {
-                    return Err(Fault::new(offset, format!("nil pointer evaluating interface {{}}.{}", names[index + 1])));
+                    return Err(Fault::new(
+                        offset,
+                        format!("nil pointer evaluating interface {{}}.{}", names[index + 1]),
+                    ));
                 }
             },
             Value::Struct(fields) => fields.get(name).ok_or_else(|| {
                 let known: Vec<_> = fields.keys().map(String::as_str).collect();
-                Fault::new(offset, format!("there is no field .{name}; known are .{}", known.join(", .")))
+                Fault::new(
+                    offset,
+                    format!(
+                        "there is no field .{name}; known are .{}",
+                        known.join(", .")
+                    ),
+                )
             })?,
             Value::Nil => {
-                return Err(Fault::new(offset, format!("nil pointer evaluating interface {{}}.{name}")));
+                return Err(Fault::new(
+                    offset,
+                    format!("nil pointer evaluating interface {{}}.{name}"),
+                ));
             }
             other => {
-                return Err(Fault::new(offset, format!("can't evaluate field {name} in type {}", other.kind())));
+                return Err(Fault::new(
+                    offset,
+                    format!("can't evaluate field {name} in type {}", other.kind()),
+                ));
             }
         };
     }

@@ -19,15 +19,23 @@ pub(super) fn plain(value: &Value) -> String {
         Value::Float(number) => float_g(*number, None),
         Value::String(text) => text.clone(),
         Value::List(items) => {
-            format!("[{}]", items.iter().map(plain).collect::<Vec<_>>().join(" "))
+            format!(
+                "[{}]",
+                items.iter().map(plain).collect::<Vec<_>>().join(" ")
+            )
         }
         Value::Map(fields) => {
-            let entries: Vec<_> =
-                fields.iter().map(|(key, value)| format!("{key}:{}", plain(value))).collect();
+            let entries: Vec<_> = fields
+                .iter()
+                .map(|(key, value)| format!("{key}:{}", plain(value)))
+                .collect();
             format!("map[{}]", entries.join(" "))
         }
         Value::Struct(fields) => {
-            format!("{{{}}}", fields.values().map(plain).collect::<Vec<_>>().join(" "))
+            format!(
+                "{{{}}}",
+                fields.values().map(plain).collect::<Vec<_>>().join(" ")
+            )
         }
     }
 }
@@ -37,7 +45,9 @@ pub(super) fn print(args: &[Value]) -> String {
     let mut out = String::new();
     for (index, arg) in args.iter().enumerate() {
         let strings = matches!(arg, Value::String(_))
-            || index.checked_sub(1).is_some_and(|before| matches!(args[before], Value::String(_)));
+            || index
+                .checked_sub(1)
+                .is_some_and(|before| matches!(args[before], Value::String(_)));
         if index > 0 && !strings {
             out.push(' ');
         }
@@ -60,7 +70,9 @@ pub(super) fn quote(text: &str) -> String {
             '\u{8}' => out.push_str("\\b"),
             '\u{c}' => out.push_str("\\f"),
             '\u{b}' => out.push_str("\\v"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
+                out.push_str(&format!("\\x{:02x}", c as u32))
+            }
             c => out.push(c),
         }
     }
@@ -73,7 +85,11 @@ fn float_e(number: f64, precision: usize) -> String {
     let text = format!("{number:.precision$e}");
     let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    format!("{mantissa}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
+    format!(
+        "{mantissa}e{}{:02}",
+        if exponent < 0 { '-' } else { '+' },
+        exponent.abs()
+    )
 }
 
 /// `%g`: the shortest form, with an exponent for very large and very small numbers.
@@ -82,10 +98,18 @@ pub(super) fn float_g(number: f64, precision: Option<usize>) -> String {
         return "NaN".to_owned();
     }
     if number.is_infinite() {
-        return if number > 0.0 { "+Inf".to_owned() } else { "-Inf".to_owned() };
+        return if number > 0.0 {
+            "+Inf".to_owned()
+        } else {
+            "-Inf".to_owned()
+        };
     }
     if number == 0.0 {
-        return if number.is_sign_negative() { "-0".to_owned() } else { "0".to_owned() };
+        return if number.is_sign_negative() {
+            "-0".to_owned()
+        } else {
+            "0".to_owned()
+        };
     }
     let shortest = match precision {
         Some(precision) => format!("{number:.*e}", precision.max(1) - 1),
@@ -152,7 +176,9 @@ pub(super) fn printf(format: &str, args: &[Value]) -> String {
 }
 
 fn take_int(args: &[Value], next: &mut usize) -> Option<usize> {
-    let Some(Value::Int(width)) = args.get(*next) else { return None };
+    let Some(Value::Int(width)) = args.get(*next) else {
+        return None;
+    };
     *next += 1;
     usize::try_from(*width).ok()
 }
@@ -213,15 +239,23 @@ impl Spec {
             ('f' | 'F', Value::Float(number)) => {
                 self.signed(*number, format!("{number:.*}", self.precision.unwrap_or(6)))
             }
-            ('e', Value::Float(number)) => self.signed(*number, float_e(*number, self.precision.unwrap_or(6))),
+            ('e', Value::Float(number)) => {
+                self.signed(*number, float_e(*number, self.precision.unwrap_or(6)))
+            }
             ('g', Value::Float(number)) => self.signed(*number, float_g(*number, self.precision)),
-            ('x', Value::Int(number)) => radix(*number, if self.sharp { "0x" } else { "" }, |n| format!("{n:x}")),
-            ('X', Value::Int(number)) => radix(*number, if self.sharp { "0X" } else { "" }, |n| format!("{n:X}")),
+            ('x', Value::Int(number)) => radix(*number, if self.sharp { "0x" } else { "" }, |n| {
+                format!("{n:x}")
+            }),
+            ('X', Value::Int(number)) => radix(*number, if self.sharp { "0X" } else { "" }, |n| {
+                format!("{n:X}")
+            }),
             ('o', Value::Int(number)) => radix(*number, "", |n| format!("{n:o}")),
             ('b', Value::Int(number)) => radix(*number, "", |n| format!("{n:b}")),
-            ('c', Value::Int(number)) => {
-                u32::try_from(*number).ok().and_then(char::from_u32).unwrap_or('\u{fffd}').to_string()
-            }
+            ('c', Value::Int(number)) => u32::try_from(*number)
+                .ok()
+                .and_then(char::from_u32)
+                .unwrap_or('\u{fffd}')
+                .to_string(),
             ('x', Value::String(text)) => text.bytes().map(|byte| format!("{byte:02x}")).collect(),
             ('T', other) => go_type(other).to_owned(),
             (verb, Value::Nil) => format!("%!{verb}(<nil>)"),
@@ -250,7 +284,10 @@ impl Spec {
     }
 
     fn pad(&self, body: String, numeric: bool) -> String {
-        let Some(missing) = self.width.and_then(|width| width.checked_sub(body.chars().count())) else {
+        let Some(missing) = self
+            .width
+            .and_then(|width| width.checked_sub(body.chars().count()))
+        else {
             return body;
         };
         if self.left {
@@ -268,5 +305,9 @@ impl Spec {
 }
 
 fn radix(number: i64, prefix: &str, digits: impl Fn(u64) -> String) -> String {
-    format!("{}{prefix}{}", if number < 0 { "-" } else { "" }, digits(number.unsigned_abs()))
+    format!(
+        "{}{prefix}{}",
+        if number < 0 { "-" } else { "" },
+        digits(number.unsigned_abs())
+    )
 }

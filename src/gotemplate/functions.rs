@@ -19,33 +19,67 @@ type Function = Arc<dyn Fn(&[Value]) -> Outcome + Send + Sync>;
 
 /// Functions of sprig and Helm that are refused, and why.
 const REFUSED: &[(&[&str], &str)] = &[
-    (&["env", "expandenv"], "would show the operator's environment to whoever writes a template"),
+    (
+        &["env", "expandenv"],
+        "would show the operator's environment to whoever writes a template",
+    ),
     (&["getHostByName"], "would ask the network"),
     (
         &[
-            "now", "date", "dateInZone", "date_in_zone", "dateModify", "date_modify", "ago",
-            "htmlDate", "htmlDateInZone", "toDate", "mustToDate", "mustDateModify", "must_date_modify",
-            "unixEpoch", "duration", "durationRound",
+            "now",
+            "date",
+            "dateInZone",
+            "date_in_zone",
+            "dateModify",
+            "date_modify",
+            "ago",
+            "htmlDate",
+            "htmlDateInZone",
+            "toDate",
+            "mustToDate",
+            "mustDateModify",
+            "must_date_modify",
+            "unixEpoch",
+            "duration",
+            "durationRound",
         ],
         "depends on the time: the same template would render differently each time",
     ),
     (
         &[
-            "randAlpha", "randAlphaNum", "randAscii", "randNumeric", "randBytes", "randInt",
-            "uuidv4", "shuffle",
+            "randAlpha",
+            "randAlphaNum",
+            "randAscii",
+            "randNumeric",
+            "randBytes",
+            "randInt",
+            "uuidv4",
+            "shuffle",
         ],
         "is random: the same template would render differently each time",
     ),
     (
         &[
-            "genPrivateKey", "genCA", "genCAWithKey", "genSelfSignedCert", "genSelfSignedCertWithKey",
-            "genSignedCert", "genSignedCertWithKey", "derivePassword", "buildCustomCert", "bcrypt",
-            "htpasswd", "encryptAES", "decryptAES",
+            "genPrivateKey",
+            "genCA",
+            "genCAWithKey",
+            "genSelfSignedCert",
+            "genSelfSignedCertWithKey",
+            "genSignedCert",
+            "genSignedCertWithKey",
+            "derivePassword",
+            "buildCustomCert",
+            "bcrypt",
+            "htpasswd",
+            "encryptAES",
+            "decryptAES",
         ],
         "makes keys or secrets, which do not belong into a template",
     ),
     (
-        &["include", "tpl", "required", "lookup", "toYaml", "fromYaml", "toToml", "fail"],
+        &[
+            "include", "tpl", "required", "lookup", "toYaml", "fromYaml", "toToml", "fail",
+        ],
         "is not part of this template language (Helm has it)",
     ),
 ];
@@ -58,14 +92,18 @@ pub struct Functions {
 
 impl std::fmt::Debug for Functions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Functions").field("count", &self.table.len()).finish()
+        f.debug_struct("Functions")
+            .field("count", &self.table.len())
+            .finish()
     }
 }
 
 impl Functions {
     /// Go's builtins and sprig's text functions.
     pub fn standard() -> Self {
-        let mut functions = Self { table: HashMap::new() };
+        let mut functions = Self {
+            table: HashMap::new(),
+        };
         builtin::add(&mut functions);
         text::add(&mut functions);
         numbers::add(&mut functions);
@@ -107,7 +145,8 @@ impl Functions {
 
 /// Exactly `N` arguments.
 fn exactly<const N: usize>(args: &[Value]) -> Result<&[Value; N], String> {
-    args.try_into().map_err(|_| format!("wrong number of args: want {N} got {}", args.len()))
+    args.try_into()
+        .map_err(|_| format!("wrong number of args: want {N} got {}", args.len()))
 }
 
 fn int(value: &Value) -> Result<i64, String> {
@@ -121,6 +160,9 @@ fn int(value: &Value) -> Result<i64, String> {
 fn string(value: &Value) -> Result<&str, String> {
     match value {
         Value::String(text) => Ok(text),
-        other => Err(format!("wrong type for value; expected string; got {}", other.kind())),
+        other => Err(format!(
+            "wrong type for value; expected string; got {}",
+            other.kind()
+        )),
     }
 }

@@ -62,12 +62,21 @@ pub(super) fn lex(text: &str) -> Result<Vec<Token>, Fault> {
         push_text(&mut tokens, at, &text[at..open], trim_next, trim_left);
         let inner = open + 2 + if trim_left { 2 } else { 0 };
         if text[inner..].trim_start().starts_with("/*") && is_comment(&text[inner..]) {
-            let (end, trim) = comment_end(text, inner).ok_or_else(|| Fault::new(open, "unclosed comment"))?;
+            let (end, trim) =
+                comment_end(text, inner).ok_or_else(|| Fault::new(open, "unclosed comment"))?;
             (at, trim_next) = (end, trim);
             continue;
         }
-        tokens.push(Token { kind: Kind::Open, offset: open });
-        let mut action = Action { text, at: inner, open, parens: 0 };
+        tokens.push(Token {
+            kind: Kind::Open,
+            offset: open,
+        });
+        let mut action = Action {
+            text,
+            at: inner,
+            open,
+            parens: 0,
+        };
         trim_next = action.lex(&mut tokens)?;
         at = action.at;
     }
@@ -85,7 +94,10 @@ fn push_text(tokens: &mut Vec<Token>, offset: usize, text: &str, trim_start: boo
         kept = kept.trim_end_matches(space);
     }
     if !kept.is_empty() {
-        tokens.push(Token { kind: Kind::Text(kept.to_owned()), offset });
+        tokens.push(Token {
+            kind: Kind::Text(kept.to_owned()),
+            offset,
+        });
     }
 }
 
@@ -129,18 +141,31 @@ impl Action<'_> {
                     return Err(Fault::new(offset, "unclosed left parenthesis"));
                 }
                 self.at += 2;
-                tokens.push(Token { kind: Kind::Close, offset });
+                tokens.push(Token {
+                    kind: Kind::Close,
+                    offset,
+                });
                 return Ok(false);
             }
             if c.is_ascii_whitespace() {
-                let spaces = self.rest().len() - self.rest().trim_start_matches([' ', '\t', '\r', '\n']).len();
+                let spaces = self.rest().len()
+                    - self
+                        .rest()
+                        .trim_start_matches([' ', '\t', '\r', '\n'])
+                        .len();
                 self.at += spaces.max(1);
                 if self.rest().starts_with("-}}") {
-                    tokens.push(Token { kind: Kind::Close, offset: self.at });
+                    tokens.push(Token {
+                        kind: Kind::Close,
+                        offset: self.at,
+                    });
                     self.at += 3;
                     return Ok(true);
                 }
-                tokens.push(Token { kind: Kind::Space, offset });
+                tokens.push(Token {
+                    kind: Kind::Space,
+                    offset,
+                });
                 continue;
             }
             let kind = self.one(c)?;
@@ -152,9 +177,19 @@ impl Action<'_> {
         let offset = self.at;
         let single = |kind| Ok(kind);
         match c {
-            '|' => { self.at += 1; single(Kind::Pipe) }
-            ',' => { self.at += 1; single(Kind::Comma) }
-            '(' => { self.at += 1; self.parens += 1; single(Kind::Left) }
+            '|' => {
+                self.at += 1;
+                single(Kind::Pipe)
+            }
+            ',' => {
+                self.at += 1;
+                single(Kind::Comma)
+            }
+            '(' => {
+                self.at += 1;
+                self.parens += 1;
+                single(Kind::Left)
+            }
             ')' => {
                 if self.parens == 0 {
                     return Err(Fault::new(offset, "unexpected right parenthesis"));
@@ -163,11 +198,19 @@ impl Action<'_> {
                 self.parens -= 1;
                 single(Kind::Right)
             }
-            '=' => { self.at += 1; single(Kind::Assign) }
-            ':' if self.rest().starts_with(":=") => { self.at += 2; single(Kind::Declare) }
+            '=' => {
+                self.at += 1;
+                single(Kind::Assign)
+            }
+            ':' if self.rest().starts_with(":=") => {
+                self.at += 2;
+                single(Kind::Declare)
+            }
             '"' => self.quoted().map(Kind::Str),
             '`' => {
-                let end = self.rest()[1..].find('`').ok_or_else(|| Fault::new(offset, "unterminated raw string"))?;
+                let end = self.rest()[1..]
+                    .find('`')
+                    .ok_or_else(|| Fault::new(offset, "unterminated raw string"))?;
                 let raw = self.rest()[1..=end].replace('\r', "");
                 self.at += end + 2;
                 Ok(Kind::Str(raw))
@@ -181,7 +224,11 @@ impl Action<'_> {
             '.' => {
                 self.at += 1;
                 let name = self.word();
-                Ok(if name.is_empty() { Kind::Dot } else { Kind::Field(name) })
+                Ok(if name.is_empty() {
+                    Kind::Dot
+                } else {
+                    Kind::Field(name)
+                })
             }
             '+' | '-' | '0'..='9' => self.number(),
             c if c.is_alphabetic() || c == '_' => Ok(Kind::Word(self.word())),
@@ -190,8 +237,11 @@ impl Action<'_> {
     }
 
     fn word(&mut self) -> String {
-        let word: String =
-            self.rest().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        let word: String = self
+            .rest()
+            .chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_')
+            .collect();
         self.at += word.len();
         word
     }
@@ -266,7 +316,8 @@ impl Action<'_> {
         let offset = self.at;
         let mut end = 0;
         let rest = self.rest();
-        let hex = rest.trim_start_matches(['+', '-']).starts_with(['0']) && rest.contains(['x', 'X']);
+        let hex =
+            rest.trim_start_matches(['+', '-']).starts_with(['0']) && rest.contains(['x', 'X']);
         for (index, c) in rest.char_indices() {
             let exponent_sign = matches!(c, '+' | '-')
                 && (index == 0 || (!hex && rest[..index].ends_with(['e', 'E'])));
@@ -288,17 +339,32 @@ fn parse_number(text: &str) -> Option<Kind> {
         None => (1, clean.strip_prefix('+').unwrap_or(&clean)),
     };
     let lower = digits.to_ascii_lowercase();
-    let radix = |prefix: &str, radix| lower.strip_prefix(prefix).map(|rest| i64::from_str_radix(rest, radix));
-    if let Some(parsed) = radix("0x", 16).or_else(|| radix("0b", 2)).or_else(|| radix("0o", 8)) {
+    let radix = |prefix: &str, radix| {
+        lower
+            .strip_prefix(prefix)
+            .map(|rest| i64::from_str_radix(rest, radix))
+    };
+    if let Some(parsed) = radix("0x", 16)
+        .or_else(|| radix("0b", 2))
+        .or_else(|| radix("0o", 8))
+    {
         return parsed.ok().map(|number| Kind::Int(sign * number));
     }
     if lower.len() > 1 && lower.starts_with('0') && lower.bytes().all(|b| b.is_ascii_digit()) {
-        return i64::from_str_radix(&lower, 8).ok().map(|number| Kind::Int(sign * number));
+        return i64::from_str_radix(&lower, 8)
+            .ok()
+            .map(|number| Kind::Int(sign * number));
     }
     if lower.bytes().all(|b| b.is_ascii_digit()) && !lower.is_empty() {
-        return lower.parse::<i64>().ok().map(|number| Kind::Int(sign * number));
+        return lower
+            .parse::<i64>()
+            .ok()
+            .map(|number| Kind::Int(sign * number));
     }
-    if !lower.bytes().all(|b| b.is_ascii_digit() || b".e+-".contains(&b)) {
+    if !lower
+        .bytes()
+        .all(|b| b.is_ascii_digit() || b".e+-".contains(&b))
+    {
         return None;
     }
     let number: f64 = lower.parse().ok()?;

@@ -20,10 +20,26 @@ pub(super) struct Tree {
 pub(super) enum Node {
     Text(String),
     Action(Pipe),
-    If { pipe: Pipe, then: Vec<Node>, otherwise: Vec<Node> },
-    With { pipe: Pipe, then: Vec<Node>, otherwise: Vec<Node> },
-    Range { pipe: Pipe, body: Vec<Node>, otherwise: Vec<Node> },
-    Template { name: String, pipe: Option<Pipe>, offset: usize },
+    If {
+        pipe: Pipe,
+        then: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
+    With {
+        pipe: Pipe,
+        then: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
+    Range {
+        pipe: Pipe,
+        body: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
+    Template {
+        name: String,
+        pipe: Option<Pipe>,
+        offset: usize,
+    },
     Break,
     Continue,
 }
@@ -82,7 +98,10 @@ pub(super) fn parse(tokens: Vec<Token>, functions: &Functions) -> Result<Tree, F
     if let Some((word, offset)) = stop {
         return Err(Fault::new(offset, format!("unexpected {{{{{word}}}}}")));
     }
-    Ok(Tree { root, defined: parser.defined })
+    Ok(Tree {
+        root,
+        defined: parser.defined,
+    })
 }
 
 struct Parser<'a> {
@@ -106,7 +125,9 @@ impl Parser<'_> {
     }
 
     fn offset(&self) -> usize {
-        self.tokens.get(self.at).map_or(self.end, |token| token.offset)
+        self.tokens
+            .get(self.at)
+            .map_or(self.end, |token| token.offset)
     }
 
     fn skip_space(&mut self) {
@@ -128,7 +149,10 @@ impl Parser<'_> {
         if self.take(&Kind::Close) {
             Ok(())
         } else {
-            Err(Fault::new(self.offset(), format!("unexpected {} in {what}", self.describe())))
+            Err(Fault::new(
+                self.offset(),
+                format!("unexpected {} in {what}", self.describe()),
+            ))
         }
     }
 
@@ -169,7 +193,12 @@ impl Parser<'_> {
                     }
                     nodes.extend(self.action(&word, offset)?);
                 }
-                Some(_) => return Err(Fault::new(offset, format!("unexpected {}", self.describe()))),
+                Some(_) => {
+                    return Err(Fault::new(
+                        offset,
+                        format!("unexpected {}", self.describe()),
+                    ));
+                }
             }
         };
         self.depth -= 1;
@@ -177,7 +206,10 @@ impl Parser<'_> {
     }
 
     fn action(&mut self, word: &str, offset: usize) -> Result<Option<Node>, Fault> {
-        let known = matches!(word, "if" | "with" | "range" | "define" | "block" | "template" | "break" | "continue");
+        let known = matches!(
+            word,
+            "if" | "with" | "range" | "define" | "block" | "template" | "break" | "continue"
+        );
         if known {
             self.at += 1;
         }
@@ -188,10 +220,17 @@ impl Parser<'_> {
             "template" => self.template(offset).map(Some),
             "break" | "continue" => {
                 if self.loops == 0 {
-                    return Err(Fault::new(offset, format!("{{{{{word}}}}} outside of range")));
+                    return Err(Fault::new(
+                        offset,
+                        format!("{{{{{word}}}}} outside of range"),
+                    ));
                 }
                 self.close(word)?;
-                Ok(Some(if word == "break" { Node::Break } else { Node::Continue }))
+                Ok(Some(if word == "break" {
+                    Node::Break
+                } else {
+                    Node::Continue
+                }))
             }
             _ => {
                 let pipe = self.pipe("action")?;
@@ -211,15 +250,30 @@ impl Parser<'_> {
         let otherwise = self.otherwise(word, offset, stop)?;
         self.variables.truncate(scope);
         Ok(match word {
-            "if" => Node::If { pipe, then, otherwise },
-            "with" => Node::With { pipe, then, otherwise },
-            _ => Node::Range { pipe, body: then, otherwise },
+            "if" => Node::If {
+                pipe,
+                then,
+                otherwise,
+            },
+            "with" => Node::With {
+                pipe,
+                then,
+                otherwise,
+            },
+            _ => Node::Range {
+                pipe,
+                body: then,
+                otherwise,
+            },
         })
     }
 
     fn otherwise(&mut self, word: &str, offset: usize, stop: Stop) -> Result<Vec<Node>, Fault> {
         let Some((stopped_by, at)) = stop else {
-            return Err(Fault::new(offset, format!("{{{{{word}}}}} has no {{{{end}}}}")));
+            return Err(Fault::new(
+                offset,
+                format!("{{{{{word}}}}} has no {{{{end}}}}"),
+            ));
         };
         if stopped_by == "end" {
             self.close("end")?;
@@ -242,7 +296,10 @@ impl Parser<'_> {
                 Ok(nodes)
             }
             Some((_, at)) => Err(Fault::new(at, "expected {{end}}, found {{else}}")),
-            None => Err(Fault::new(offset, format!("{{{{{word}}}}} has no {{{{end}}}}"))),
+            None => Err(Fault::new(
+                offset,
+                format!("{{{{{word}}}}} has no {{{{end}}}}"),
+            )),
         }
     }
 
@@ -253,7 +310,10 @@ impl Parser<'_> {
                 self.at += 1;
                 Ok(name)
             }
-            _ => Err(Fault::new(self.offset(), format!("{what} wants a quoted name"))),
+            _ => Err(Fault::new(
+                self.offset(),
+                format!("{what} wants a quoted name"),
+            )),
         }
     }
 
@@ -265,7 +325,10 @@ impl Parser<'_> {
         self.loops = loops;
         match stop {
             Some((word, _)) if word == "end" => self.close("end").map(|()| nodes),
-            _ => Err(Fault::new(offset, format!("{{{{{what}}}}} has no {{{{end}}}}"))),
+            _ => Err(Fault::new(
+                offset,
+                format!("{{{{{what}}}}} has no {{{{end}}}}"),
+            )),
         }
     }
 
@@ -283,13 +346,21 @@ impl Parser<'_> {
         self.close("block")?;
         let nodes = self.body("block", offset)?;
         self.defined.entry(name.clone()).or_insert(nodes);
-        Ok(Node::Template { name, pipe: Some(pipe), offset })
+        Ok(Node::Template {
+            name,
+            pipe: Some(pipe),
+            offset,
+        })
     }
 
     fn template(&mut self, offset: usize) -> Result<Node, Fault> {
         let name = self.quoted_name("template")?;
         self.skip_space();
-        let pipe = if self.peek() == Some(&Kind::Close) { None } else { Some(self.pipe("template")?) };
+        let pipe = if self.peek() == Some(&Kind::Close) {
+            None
+        } else {
+            Some(self.pipe("template")?)
+        };
         self.close("template")?;
         Ok(Node::Template { name, pipe, offset })
     }
@@ -297,10 +368,16 @@ impl Parser<'_> {
     fn pipe(&mut self, context: &str) -> Result<Pipe, Fault> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
-            return Err(Fault::new(self.offset(), "parentheses are nested too deeply"));
+            return Err(Fault::new(
+                self.offset(),
+                "parentheses are nested too deeply",
+            ));
         }
         self.skip_space();
-        let mut pipe = Pipe { offset: self.offset(), ..Pipe::default() };
+        let mut pipe = Pipe {
+            offset: self.offset(),
+            ..Pipe::default()
+        };
         self.declarations(&mut pipe, context)?;
         loop {
             pipe.commands.push(self.command(context)?);
@@ -311,7 +388,10 @@ impl Parser<'_> {
         // Later commands of a pipe are calls.
         for command in pipe.commands.iter().skip(1) {
             let callable = command.words.first().is_some_and(|word| {
-                matches!(word.term, Term::Function(_) | Term::Dot | Term::Variable(_) | Term::Paren(_))
+                matches!(
+                    word.term,
+                    Term::Function(_) | Term::Dot | Term::Variable(_) | Term::Paren(_)
+                )
             });
             if !callable {
                 return Err(Fault::new(command.offset, "a function is wanted after |"));
@@ -330,7 +410,9 @@ impl Parser<'_> {
         let mut names = Vec::new();
         loop {
             self.skip_space();
-            let Some(Kind::Variable(name)) = self.peek().cloned() else { break };
+            let Some(Kind::Variable(name)) = self.peek().cloned() else {
+                break;
+            };
             self.at += 1;
             names.push(name);
             if !(context == "range" && names.len() == 1 && self.take(&Kind::Comma)) {
@@ -342,8 +424,12 @@ impl Parser<'_> {
             self.at = start;
             return Ok(());
         }
-        if !declares && let Some(unknown) = names.iter().find(|name| !self.variables.contains(name)) {
-            return Err(Fault::new(pipe.offset, format!("undefined variable \"${unknown}\"")));
+        if !declares && let Some(unknown) = names.iter().find(|name| !self.variables.contains(name))
+        {
+            return Err(Fault::new(
+                pipe.offset,
+                format!("undefined variable \"${unknown}\""),
+            ));
         }
         pipe.variables = names;
         pipe.declares = declares;
@@ -380,7 +466,10 @@ impl Parser<'_> {
             }
             Some(Kind::Variable(name)) => {
                 if !self.variables.contains(&name) {
-                    return Err(Fault::new(offset, format!("undefined variable \"${name}\"")));
+                    return Err(Fault::new(
+                        offset,
+                        format!("undefined variable \"${name}\""),
+                    ));
                 }
                 Term::Variable(name)
             }
@@ -392,7 +481,9 @@ impl Parser<'_> {
                 "false" => Term::Bool(false),
                 "nil" => Term::Nil,
                 _ => {
-                    self.functions.check(&word).map_err(|message| Fault::new(offset, message))?;
+                    self.functions
+                        .check(&word)
+                        .map_err(|message| Fault::new(offset, message))?;
                     Term::Function(word)
                 }
             },
@@ -405,7 +496,10 @@ impl Parser<'_> {
             }
             _ => {
                 self.at -= 1;
-                return Err(Fault::new(offset, format!("unexpected {} in {context}", self.describe())));
+                return Err(Fault::new(
+                    offset,
+                    format!("unexpected {} in {context}", self.describe()),
+                ));
             }
         };
         // A field chained without white space belongs to the term before it.
@@ -413,6 +507,10 @@ impl Parser<'_> {
             self.at += 1;
             fields.push(name);
         }
-        Ok(Expr { term, fields, offset })
+        Ok(Expr {
+            term,
+            fields,
+            offset,
+        })
     }
 }

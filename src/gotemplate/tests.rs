@@ -7,7 +7,11 @@ use super::{Functions, Limits, Template, Value};
 fn render(text: &str) -> Result<String, super::Error> {
     let functions = Functions::standard();
     let data = Value::structure([("HFModelName", "org/m".into()), ("ModelPath", "".into())]);
-    Template::parse("decodeDeployment", text, &functions)?.render(&data, &functions, &Limits::default())
+    Template::parse("decodeDeployment", text, &functions)?.render(
+        &data,
+        &functions,
+        &Limits::default(),
+    )
 }
 
 #[test]
@@ -21,16 +25,32 @@ fn an_unknown_field_names_key_line_column_and_what_there_is() {
 
 #[test]
 fn an_unknown_field_in_a_branch_not_taken_is_no_error() {
-    assert_eq!(render("{{ if .HFModelName }}a{{ else }}{{ .Nope }}{{ end }}").unwrap(), "a");
+    assert_eq!(
+        render("{{ if .HFModelName }}a{{ else }}{{ .Nope }}{{ end }}").unwrap(),
+        "a"
+    );
 }
 
 #[test]
 fn unknown_and_refused_functions_are_found_before_anything_runs() {
     let error = render("{{ if false }}{{ toYaml . }}{{ end }}").unwrap_err();
-    assert!(error.to_string().starts_with("decodeDeployment line 1 column 18: function \"toYaml\" is refused"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with("decodeDeployment line 1 column 18: function \"toYaml\" is refused"),
+        "{error}"
+    );
     let error = render("{{ nonsense }}").unwrap_err();
-    assert_eq!(error.to_string(), "decodeDeployment line 1 column 4: function \"nonsense\" not defined");
-    assert!(render("{{ env \"HOME\" }}").unwrap_err().message.contains("environment"));
+    assert_eq!(
+        error.to_string(),
+        "decodeDeployment line 1 column 4: function \"nonsense\" not defined"
+    );
+    assert!(
+        render("{{ env \"HOME\" }}")
+            .unwrap_err()
+            .message
+            .contains("environment")
+    );
 }
 
 #[test]
@@ -42,7 +62,9 @@ fn an_unclosed_block_is_named_where_it_opens() {
 #[test]
 fn output_and_work_are_bounded() {
     assert!(render("{{ range until 10000 }}{{ range until 10000 }}x{{ end }}{{ end }}").is_err());
-    assert!(render("{{ define \"t\" }}{{ template \"t\" . }}{{ end }}{{ template \"t\" . }}").is_err());
+    assert!(
+        render("{{ define \"t\" }}{{ template \"t\" . }}{{ end }}{{ template \"t\" . }}").is_err()
+    );
 }
 
 proptest! {

@@ -27,7 +27,12 @@ pub enum Value {
 impl Value {
     /// A struct of these fields.
     pub fn structure<'a>(fields: impl IntoIterator<Item = (&'a str, Value)>) -> Self {
-        Self::Struct(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+        Self::Struct(
+            fields
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+        )
     }
 
     /// Go's truth: not false, zero, empty or nil.
@@ -81,10 +86,15 @@ impl From<serde_json::Value> for Value {
                 None => Self::Float(number.as_f64().unwrap_or_default()),
             },
             serde_json::Value::String(text) => Self::String(text),
-            serde_json::Value::Array(items) => Self::List(items.into_iter().map(Self::from).collect()),
-            serde_json::Value::Object(fields) => {
-                Self::Map(fields.into_iter().map(|(key, value)| (key, Self::from(value))).collect())
+            serde_json::Value::Array(items) => {
+                Self::List(items.into_iter().map(Self::from).collect())
             }
+            serde_json::Value::Object(fields) => Self::Map(
+                fields
+                    .into_iter()
+                    .map(|(key, value)| (key, Self::from(value)))
+                    .collect(),
+            ),
         }
     }
 }

@@ -72,7 +72,11 @@ impl<'a> Request<'a> {
             // The position is said once, in front.
             let text = error.to_string();
             let message = text.split(" at line ").next().unwrap_or(&text).to_owned();
-            Error::Json { line: error.line(), column: error.column(), message }
+            Error::Json {
+                line: error.line(),
+                column: error.column(),
+                message,
+            }
         })
     }
 
@@ -87,12 +91,18 @@ impl<'a> Request<'a> {
         }
         let model: Cow<'a, str> =
             serde_json::from_str(raw.get()).map_err(|_| Error::ModelNotAString)?;
-        if model.is_empty() { Err(Error::ModelNotAString) } else { Ok(model) }
+        if model.is_empty() {
+            Err(Error::ModelNotAString)
+        } else {
+            Ok(model)
+        }
     }
 
     /// Bytes of prompt, as raw JSON: close enough for thresholds.
     pub fn prompt_bytes(&self) -> usize {
-        self.messages.or(self.prompt).map_or(0, |raw| raw.get().len())
+        self.messages
+            .or(self.prompt)
+            .map_or(0, |raw| raw.get().len())
     }
 
     /// Most tokens to generate, under either name.
@@ -116,7 +126,12 @@ mod tests {
 
     #[test]
     fn says_what_is_wrong_and_where() {
-        assert!(Request::parse(b"{\"model\": ").unwrap_err().to_string().starts_with("invalid JSON at line 1 column 10"));
+        assert!(
+            Request::parse(b"{\"model\": ")
+                .unwrap_err()
+                .to_string()
+                .starts_with("invalid JSON at line 1 column 10")
+        );
         let parse = |body: &'static [u8]| Request::parse(body).unwrap().model().unwrap_err();
         assert_eq!(parse(b"{}"), Error::NoModel);
         assert_eq!(parse(b"{\"model\":null}"), Error::NoModel);

@@ -124,7 +124,11 @@ pub async fn apply(
     }
     // Prune only after everything new exists, and not at all when something failed:
     // what still serves must not go before its replacement has come.
-    let old = ms.status.as_ref().map(|status| status.inventory.as_slice()).unwrap_or_default();
+    let old = ms
+        .status
+        .as_ref()
+        .map(|status| status.inventory.as_slice())
+        .unwrap_or_default();
     for entry in old {
         if inventory.contains(entry) {
             continue;
@@ -151,8 +155,11 @@ async fn apply_one(
     owner: &OwnerReference,
     child: &Child,
 ) -> Result<Object, Error> {
-    let (kind, namespace, name) =
-        (child.object.kind(), child.object.namespace(), child.object.name());
+    let (kind, namespace, name) = (
+        child.object.kind(),
+        child.object.namespace(),
+        child.object.name(),
+    );
     let fail = |source: kube::Error| Error::Write {
         kind: kind.to_owned(),
         namespace: namespace.clone(),
@@ -165,7 +172,11 @@ async fn apply_one(
     if let Some(live) = &live
         && !may_write(live, owner, child.ownership)
     {
-        return Err(Error::NotOwned { kind, namespace, name });
+        return Err(Error::NotOwned {
+            kind,
+            namespace,
+            name,
+        });
     }
     let wanted = wish(child, &resource, owner, live.as_ref());
     let live_value = live.as_ref().map(to_value);
@@ -181,8 +192,14 @@ async fn apply_one(
         let object: DynamicObject = serde_json::from_value(wanted)
             .map_err(kube::Error::SerdeError)
             .map_err(fail)?;
-        api.create(&PostParams { field_manager: Some(contract::MANAGER.into()), ..PostParams::default() }, &object)
-            .await
+        api.create(
+            &PostParams {
+                field_manager: Some(contract::MANAGER.into()),
+                ..PostParams::default()
+            },
+            &object,
+        )
+        .await
     } else {
         let params = PatchParams::apply(contract::MANAGER).force();
         api.patch(&name, &params, &Patch::Apply(&wanted)).await
@@ -247,14 +264,24 @@ fn keep_replicas(value: &mut Value, live: &DynamicObject) {
 
 fn fingerprint(value: &Value) -> String {
     let digest = Sha256::digest(value.to_string().as_bytes());
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    digest
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Ours to write: owned by this ModelService, or (shared objects) made by this operator.
 fn may_write(live: &DynamicObject, owner: &OwnerReference, ownership: Ownership) -> bool {
-    let owned = live.owner_references().iter().any(|reference| reference.uid == owner.uid);
-    let made_by_us =
-        live.labels().get(contract::LABEL_MANAGED_BY).map(String::as_str) == Some(contract::MANAGER);
+    let owned = live
+        .owner_references()
+        .iter()
+        .any(|reference| reference.uid == owner.uid);
+    let made_by_us = live
+        .labels()
+        .get(contract::LABEL_MANAGED_BY)
+        .map(String::as_str)
+        == Some(contract::MANAGER);
     owned || (ownership == Ownership::Shared && made_by_us)
 }
 
@@ -284,10 +311,17 @@ async fn prune(
     if !owners.iter().any(|reference| reference.uid == owner.uid) {
         return Ok(());
     }
-    let others: Vec<_> = owners.iter().filter(|other| other.uid != owner.uid).cloned().collect();
+    let others: Vec<_> = owners
+        .iter()
+        .filter(|other| other.uid != owner.uid)
+        .cloned()
+        .collect();
     if others.is_empty() {
         let params = DeleteParams {
-            preconditions: Some(Preconditions { uid: Some(uid), resource_version: None }),
+            preconditions: Some(Preconditions {
+                uid: Some(uid),
+                resource_version: None,
+            }),
             ..DeleteParams::background()
         };
         metrics.wrote("delete", "pruned");
@@ -296,12 +330,19 @@ async fn prune(
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
             Err(error) => return Err(fail(error)),
         }
-        tracing::info!(kind = entry.kind, namespace = entry.namespace, name = entry.name, "pruned");
+        tracing::info!(
+            kind = entry.kind,
+            namespace = entry.namespace,
+            name = entry.name,
+            "pruned"
+        );
     } else {
         // Shared: only our claim goes.
         let patch = json!({"metadata": {"uid": uid, "ownerReferences": others}});
         metrics.wrote("apply", "shared");
-        api.patch(&entry.name, &PatchParams::default(), &Patch::Merge(patch)).await.map_err(fail)?;
+        api.patch(&entry.name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .map_err(fail)?;
     }
     Ok(())
 }
@@ -319,10 +360,15 @@ fn entry(object: &Object) -> InventoryEntry {
 /// The plural is the kind in lower case with an `s`, or `ies` for a `y`: true of every
 /// kind in [`Object`].
 fn resource_of(entry: &InventoryEntry) -> ApiResource {
-    let (group, version) = entry.api_version.rsplit_once('/').unwrap_or(("", &entry.api_version));
+    let (group, version) = entry
+        .api_version
+        .rsplit_once('/')
+        .unwrap_or(("", &entry.api_version));
     let gvk = kube::core::GroupVersionKind::gvk(group, version, &entry.kind);
     let lower = entry.kind.to_lowercase();
-    let plural = lower.strip_suffix('y').map_or(format!("{lower}s"), |stem| format!("{stem}ies"));
+    let plural = lower
+        .strip_suffix('y')
+        .map_or(format!("{lower}s"), |stem| format!("{stem}ies"));
     ApiResource::from_gvk_with_plural(&gvk, &plural)
 }
 
@@ -360,9 +406,18 @@ mod tests {
             })
         };
         assert_eq!(resource("v1", "Service").plural, "services");
-        assert_eq!(resource("networking.k8s.io/v1", "NetworkPolicy").plural, "networkpolicies");
-        assert_eq!(resource("gateway.networking.k8s.io/v1", "HTTPRoute").plural, "httproutes");
-        assert_eq!(resource("networking.istio.io/v1alpha3", "EnvoyFilter").plural, "envoyfilters");
+        assert_eq!(
+            resource("networking.k8s.io/v1", "NetworkPolicy").plural,
+            "networkpolicies"
+        );
+        assert_eq!(
+            resource("gateway.networking.k8s.io/v1", "HTTPRoute").plural,
+            "httproutes"
+        );
+        assert_eq!(
+            resource("networking.istio.io/v1alpha3", "EnvoyFilter").plural,
+            "envoyfilters"
+        );
         assert_eq!(resource("apps/v1", "Deployment").group, "apps");
     }
 }

@@ -37,22 +37,46 @@ pub struct Engine<'a> {
 
 /// An env entry with a literal value.
 pub fn var(name: &str, value: &str) -> EnvVar {
-    EnvVar { name: name.to_owned(), value: Some(value.to_owned()), value_from: None }
+    EnvVar {
+        name: name.to_owned(),
+        value: Some(value.to_owned()),
+        value_from: None,
+    }
 }
 
 /// An env entry with a field of the pod.
 pub fn field_var(name: &str, path: &str) -> EnvVar {
-    let field_ref = ObjectFieldSelector { api_version: None, field_path: path.to_owned() };
-    let value_from = EnvVarSource { field_ref: Some(field_ref), ..EnvVarSource::default() };
-    EnvVar { name: name.to_owned(), value: None, value_from: Some(value_from) }
+    let field_ref = ObjectFieldSelector {
+        api_version: None,
+        field_path: path.to_owned(),
+    };
+    let value_from = EnvVarSource {
+        field_ref: Some(field_ref),
+        ..EnvVarSource::default()
+    };
+    EnvVar {
+        name: name.to_owned(),
+        value: None,
+        value_from: Some(value_from),
+    }
 }
 
 /// An env entry with a key of a Secret.
 pub fn secret_var(name: &str, secret: &str, key: &str) -> EnvVar {
-    let selector =
-        SecretKeySelector { name: secret.to_owned(), key: key.to_owned(), optional: None };
-    let value_from = EnvVarSource { secret_key_ref: Some(selector), ..EnvVarSource::default() };
-    EnvVar { name: name.to_owned(), value: None, value_from: Some(value_from) }
+    let selector = SecretKeySelector {
+        name: secret.to_owned(),
+        key: key.to_owned(),
+        optional: None,
+    };
+    let value_from = EnvVarSource {
+        secret_key_ref: Some(selector),
+        ..EnvVarSource::default()
+    };
+    EnvVar {
+        name: name.to_owned(),
+        value: None,
+        value_from: Some(value_from),
+    }
 }
 
 /// Adds env entries whose names are not taken.
@@ -68,31 +92,55 @@ pub fn add_env(container: &mut Container, entries: impl IntoIterator<Item = EnvV
 /// True when the container's command line has this flag, as `--flag value`, `--flag=value`
 /// or bare.
 pub fn has_flag(container: &Container, flag: &str) -> bool {
-    let words = container.command.iter().flatten().chain(container.args.iter().flatten());
-    words.into_iter().any(|word| word == flag || word.strip_prefix(flag).is_some_and(|rest| rest.starts_with('=')))
+    let words = container
+        .command
+        .iter()
+        .flatten()
+        .chain(container.args.iter().flatten());
+    words.into_iter().any(|word| {
+        word == flag
+            || word
+                .strip_prefix(flag)
+                .is_some_and(|rest| rest.starts_with('='))
+    })
 }
 
 /// The main container of that name, made first in the pod where it is absent.
 pub fn main_container<'a>(pod: &'a mut PodSpec, name: &str) -> &'a mut Container {
-    let index = pod.containers.iter().position(|container| container.name == name).unwrap_or_else(|| {
-        pod.containers.push(Container { name: name.to_owned(), ..Container::default() });
-        pod.containers.len() - 1
-    });
+    let index = pod
+        .containers
+        .iter()
+        .position(|container| container.name == name)
+        .unwrap_or_else(|| {
+            pod.containers.push(Container {
+                name: name.to_owned(),
+                ..Container::default()
+            });
+            pod.containers.len() - 1
+        });
     &mut pod.containers[index]
 }
 
 /// Fills the engine container of a decode or prefill pod.
 pub fn fill_engine(pod: &mut PodSpec, engine: &Engine<'_>) {
     let container = main_container(pod, contract::CONTAINER_ENGINE);
-    container.image.get_or_insert_with(|| engine.image.to_owned());
+    container
+        .image
+        .get_or_insert_with(|| engine.image.to_owned());
     fill_command(container, engine);
     if container.ports.as_ref().is_none_or(Vec::is_empty) {
         container.ports = Some(vec![port("http", engine.port)]);
     }
     // Loading a large model takes long; only then do the other probes start.
-    container.startup_probe.get_or_insert_with(|| http_probe(engine.port, 5, 720));
-    container.readiness_probe.get_or_insert_with(|| http_probe(engine.port, 5, 3));
-    container.liveness_probe.get_or_insert_with(|| http_probe(engine.port, 10, 6));
+    container
+        .startup_probe
+        .get_or_insert_with(|| http_probe(engine.port, 5, 720));
+    container
+        .readiness_probe
+        .get_or_insert_with(|| http_probe(engine.port, 5, 3));
+    container
+        .liveness_probe
+        .get_or_insert_with(|| http_probe(engine.port, 10, 6));
     if let Artifacts::HuggingFace { secret, .. } = engine.artifacts {
         if let Some(secret) = secret {
             add_env(container, [secret_var("HF_TOKEN", secret, "HF_TOKEN")]);
@@ -101,13 +149,21 @@ pub fn fill_engine(pod: &mut PodSpec, engine: &Engine<'_>) {
     }
     if engine.nixl {
         // The address other engines connect to for the KV cache.
-        add_env(container, [
-            field_var("VLLM_NIXL_SIDE_CHANNEL_HOST", "status.podIP"),
-            var("VLLM_NIXL_SIDE_CHANNEL_PORT", "5557"),
-        ]);
+        add_env(
+            container,
+            [
+                field_var("VLLM_NIXL_SIDE_CHANNEL_HOST", "status.podIP"),
+                var("VLLM_NIXL_SIDE_CHANNEL_PORT", "5557"),
+            ],
+        );
     }
     fill_gpus(container, engine.parallelism);
-    mount(container, MODEL_VOLUME, MODEL_MOUNT_PATH, engine.artifacts.read_only());
+    mount(
+        container,
+        MODEL_VOLUME,
+        MODEL_MOUNT_PATH,
+        engine.artifacts.read_only(),
+    );
     mount(container, "dshm", "/dev/shm", false);
     let volumes = pod.volumes.get_or_insert_default();
     if !volumes.iter().any(|volume| volume.name == "dshm") {
@@ -126,11 +182,20 @@ pub fn fill_engine(pod: &mut PodSpec, engine: &Engine<'_>) {
 
 /// `vllm serve MODEL --port … --served-model-name …` in front of what the user says.
 fn fill_command(container: &mut Container, engine: &Engine<'_>) {
-    if container.command.as_ref().is_some_and(|command| !command.is_empty()) {
+    if container
+        .command
+        .as_ref()
+        .is_some_and(|command| !command.is_empty())
+    {
         return;
     }
     let mut front = Vec::new();
-    let positional = container.args.iter().flatten().next().is_some_and(|arg| !arg.starts_with('-'));
+    let positional = container
+        .args
+        .iter()
+        .flatten()
+        .next()
+        .is_some_and(|arg| !arg.starts_with('-'));
     if !positional && !has_flag(container, "--model") {
         front.push(engine.artifacts.serve_argument());
     }
@@ -154,7 +219,10 @@ fn fill_command(container: &mut Container, engine: &Engine<'_>) {
         }
     }
     if engine.nixl && !has_flag(container, "--kv-transfer-config") {
-        back.push(r#"--kv-transfer-config={"kv_connector":"NixlConnector","kv_role":"kv_both"}"#.to_owned());
+        back.push(
+            r#"--kv-transfer-config={"kv_connector":"NixlConnector","kv_role":"kv_both"}"#
+                .to_owned(),
+        );
     }
     container.command = Some(vec!["vllm".to_owned(), "serve".to_owned()]);
     let given = container.args.take().unwrap_or_default();
@@ -169,7 +237,9 @@ fn fill_command(container: &mut Container, engine: &Engine<'_>) {
 /// One GPU per tensor and pipeline rank, where parallelism is given and no GPU asked for.
 fn fill_gpus(container: &mut Container, parallelism: Option<&Parallelism>) {
     const GPU: &str = "nvidia.com/gpu";
-    let Some(parallelism) = parallelism else { return };
+    let Some(parallelism) = parallelism else {
+        return;
+    };
     let count = parallelism.tensor.unwrap_or(1).max(1)
         * parallelism.pipeline.unwrap_or(1).max(1)
         * parallelism.data.unwrap_or(1).max(1);
@@ -177,7 +247,10 @@ fn fill_gpus(container: &mut Container, parallelism: Option<&Parallelism>) {
     let limits = resources.limits.get_or_insert_default();
     if !limits.keys().any(|resource| resource.ends_with("/gpu")) {
         limits.insert(GPU.to_owned(), Quantity(count.to_string()));
-        resources.requests.get_or_insert_default().insert(GPU.to_owned(), Quantity(count.to_string()));
+        resources
+            .requests
+            .get_or_insert_default()
+            .insert(GPU.to_owned(), Quantity(count.to_string()));
     }
 }
 
@@ -186,7 +259,11 @@ fn fill_gpus(container: &mut Container, parallelism: Option<&Parallelism>) {
 pub fn fill_sidecar(pod: &mut PodSpec, image: &str, nixl: bool) {
     let name = contract::CONTAINER_SIDECAR;
     let init = pod.init_containers.iter_mut().flatten();
-    let existing = pod.containers.iter_mut().chain(init).find(|container| container.name == name);
+    let existing = pod
+        .containers
+        .iter_mut()
+        .chain(init)
+        .find(|container| container.name == name);
     let container = match existing {
         Some(container) => container,
         None => {
@@ -201,14 +278,19 @@ pub fn fill_sidecar(pod: &mut PodSpec, image: &str, nixl: bool) {
     };
     if container.image.is_none() {
         container.image = Some(image.to_owned());
-        container.command.get_or_insert_with(|| vec!["/routing-proxy".to_owned()]);
+        container
+            .command
+            .get_or_insert_with(|| vec!["/routing-proxy".to_owned()]);
     }
     let mut args = Vec::new();
     if !has_flag(container, "--port") {
         args.push(format!("--port={}", contract::PORT_SERVING));
     }
     if !has_flag(container, "--vllm-port") && !has_flag(container, "--model-server-port") {
-        args.push(format!("--vllm-port={}", contract::PORT_ENGINE_BEHIND_SIDECAR));
+        args.push(format!(
+            "--vllm-port={}",
+            contract::PORT_ENGINE_BEHIND_SIDECAR
+        ));
     }
     if nixl && !has_flag(container, "--connector") && !has_flag(container, "--kv-connector") {
         args.push("--connector=nixlv2".to_owned());
@@ -217,7 +299,9 @@ pub fn fill_sidecar(pod: &mut PodSpec, image: &str, nixl: bool) {
     if container.ports.as_ref().is_none_or(Vec::is_empty) {
         container.ports = Some(vec![port("proxy", contract::PORT_SERVING)]);
     }
-    container.readiness_probe.get_or_insert_with(|| http_probe(contract::PORT_SERVING, 5, 3));
+    container
+        .readiness_probe
+        .get_or_insert_with(|| http_probe(contract::PORT_SERVING, 5, 3));
     container.security_context.get_or_insert_with(restricted);
 }
 
@@ -226,7 +310,9 @@ pub fn fill_epp(pod: &mut PodSpec, image: &str, args: Vec<String>) {
     let container = main_container(pod, contract::CONTAINER_EPP);
     if container.image.is_none() {
         container.image = Some(image.to_owned());
-        container.command.get_or_insert_with(|| vec!["/epp".to_owned()]);
+        container
+            .command
+            .get_or_insert_with(|| vec!["/epp".to_owned()]);
     }
     if container.args.as_ref().is_none_or(Vec::is_empty) {
         container.args = Some(args);
@@ -238,22 +324,31 @@ pub fn fill_epp(pod: &mut PodSpec, image: &str, args: Vec<String>) {
             port("metrics", contract::PORT_EPP_METRICS),
         ]);
     }
-    add_env(container, [
-        field_var("POD_NAME", "metadata.name"),
-        field_var("POD_NAMESPACE", "metadata.namespace"),
-        field_var("POD_IP", "status.podIP"),
-    ]);
-    container.readiness_probe.get_or_insert_with(|| grpc_probe(2, 3));
-    container.liveness_probe.get_or_insert_with(|| grpc_probe(10, 6));
+    add_env(
+        container,
+        [
+            field_var("POD_NAME", "metadata.name"),
+            field_var("POD_NAMESPACE", "metadata.namespace"),
+            field_var("POD_IP", "status.podIP"),
+        ],
+    );
+    container
+        .readiness_probe
+        .get_or_insert_with(|| grpc_probe(2, 3));
+    container
+        .liveness_probe
+        .get_or_insert_with(|| grpc_probe(10, 6));
     container.security_context.get_or_insert_with(restricted);
-    container.resources.get_or_insert_with(|| ResourceRequirements {
-        requests: Some(
-            [("cpu", "250m"), ("memory", "256Mi")]
-                .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())))
-                .into(),
-        ),
-        ..ResourceRequirements::default()
-    });
+    container
+        .resources
+        .get_or_insert_with(|| ResourceRequirements {
+            requests: Some(
+                [("cpu", "250m"), ("memory", "256Mi")]
+                    .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())))
+                    .into(),
+            ),
+            ..ResourceRequirements::default()
+        });
     pod.security_context.get_or_insert_with(restricted_pod);
 }
 
@@ -262,7 +357,10 @@ pub fn role_service() -> Service {
     let mut port = service_port("http", contract::PORT_SERVING);
     port.app_protocol = Some("http".to_owned());
     Service {
-        spec: Some(ServiceSpec { ports: Some(vec![port]), ..ServiceSpec::default() }),
+        spec: Some(ServiceSpec {
+            ports: Some(vec![port]),
+            ..ServiceSpec::default()
+        }),
         ..Service::default()
     }
 }
@@ -298,7 +396,10 @@ pub fn service_port(name: &str, number: u16) -> ServicePort {
 pub fn restricted() -> SecurityContext {
     SecurityContext {
         allow_privilege_escalation: Some(false),
-        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+        capabilities: Some(Capabilities {
+            drop: Some(vec!["ALL".to_owned()]),
+            add: None,
+        }),
         read_only_root_filesystem: Some(true),
         ..SecurityContext::default()
     }
@@ -329,7 +430,10 @@ pub fn port(name: &str, number: u16) -> ContainerPort {
 
 fn mount(container: &mut Container, volume: &str, path: &str, read_only: bool) {
     let mounts = container.volume_mounts.get_or_insert_default();
-    if mounts.iter().any(|mount| mount.mount_path == path || mount.name == volume) {
+    if mounts
+        .iter()
+        .any(|mount| mount.mount_path == path || mount.name == volume)
+    {
         return;
     }
     mounts.push(VolumeMount {

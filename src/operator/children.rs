@@ -249,21 +249,30 @@ impl Children<Desired> {
     /// Puts the objects into the order of application.
     pub fn new(mut items: Vec<Child>) -> Self {
         items.sort_by_key(|child| child.key);
-        Self { items, stage: PhantomData }
+        Self {
+            items,
+            stage: PhantomData,
+        }
     }
 }
 
 impl Children<Applied> {
     /// Only `apply` may say that objects exist.
     pub(in crate::operator) fn applied(items: Vec<Child>) -> Self {
-        Self { items, stage: PhantomData }
+        Self {
+            items,
+            stage: PhantomData,
+        }
     }
 }
 
 impl<S> Children<S> {
     /// The first child for that purpose.
     pub fn get(&self, key: ChildKey) -> Option<&Object> {
-        self.items.iter().find(|child| child.key == key).map(|child| &child.object)
+        self.items
+            .iter()
+            .find(|child| child.key == key)
+            .map(|child| &child.object)
     }
 
     /// The Deployment for that purpose.

@@ -71,7 +71,11 @@ struct RenderArgs {
 impl RenderArgs {
     fn settings(&self) -> Settings {
         let names = |list: &str| {
-            list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+            list.split(',')
+                .map(str::trim)
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned)
+                .collect()
         };
         Settings {
             vllm_image: self.vllm_image.clone(),
@@ -112,7 +116,11 @@ pub fn main() -> ExitCode {
 /// Puts the subcommand first, `run` where there is none.
 fn arrange(mut args: Vec<String>) -> Vec<String> {
     let asks_for_help = |arg: &String| matches!(arg.as_str(), "-h" | "--help" | "-V" | "--version");
-    match args.iter().skip(1).position(|arg| SUBCOMMANDS.contains(&arg.as_str())) {
+    match args
+        .iter()
+        .skip(1)
+        .position(|arg| SUBCOMMANDS.contains(&arg.as_str()))
+    {
         Some(position) => {
             let subcommand = args.remove(position + 1);
             args.insert(1, subcommand);
@@ -128,7 +136,10 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Cli {
-        let words = line.split(' ').map(|word| word.replace("\"\"", "")).collect();
+        let words = line
+            .split(' ')
+            .map(|word| word.replace("\"\"", ""))
+            .collect();
         Cli::try_parse_from(arrange(words)).unwrap()
     }
 
@@ -138,7 +149,9 @@ mod tests {
             "/manager --leader-elect=false --health-probe-bind-address=:8081 \
              --epp-cluster-role X --epp-pull-secrets \"\" --pd-pull-secrets \"\"",
         );
-        let Command::Run(args) = cli.command else { panic!("not run") };
+        let Command::Run(args) = cli.command else {
+            panic!("not run")
+        };
         assert!(!args.leader_elect);
         assert_eq!(args.render.settings().epp_cluster_role, "X");
         assert!(args.render.settings().pd_pull_secrets.is_empty());
@@ -146,8 +159,11 @@ mod tests {
 
     #[test]
     fn persistent_flags_may_come_before_the_subcommand() {
-        let cli = parse("/manager --epp-cluster-role X --pd-pull-secrets a,b run --leader-elect -t");
-        let Command::Run(args) = cli.command else { panic!("not run") };
+        let cli =
+            parse("/manager --epp-cluster-role X --pd-pull-secrets a,b run --leader-elect -t");
+        let Command::Run(args) = cli.command else {
+            panic!("not run")
+        };
         assert!(args.leader_elect);
         assert_eq!(args.render.settings().pd_pull_secrets, ["a", "b"]);
     }

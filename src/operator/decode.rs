@@ -45,7 +45,10 @@ fn at(line: Option<u64>) -> String {
 /// # Errors
 /// When the text is not YAML.
 pub fn yaml(key: &str, text: &str) -> Result<Option<Value>, Error> {
-    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+    if text
+        .lines()
+        .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
+    {
         return Ok(None);
     }
     let options = serde_yaml::options! {
@@ -76,8 +79,16 @@ where
         .into_generator()
         .into_root_schema_for::<T>()
         .to_value();
-    let mut walk = Walk { key, text, root: &root, warnings, path: Vec::new() };
-    let value = walk.fit(value, &root)?.unwrap_or_else(|| Value::Object(Map::new()));
+    let mut walk = Walk {
+        key,
+        text,
+        root: &root,
+        warnings,
+        path: Vec::new(),
+    };
+    let value = walk
+        .fit(value, &root)?
+        .unwrap_or_else(|| Value::Object(Map::new()));
     serde_json::from_value(value).map_err(|error| Error::Field {
         key: key.to_owned(),
         line: None,
@@ -144,7 +155,9 @@ impl Walk<'_> {
                     }
                 }
                 // Parts of every object that the schema of a custom type may not list.
-                None if self.path.len() == 1 && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") => {
+                None if self.path.len() == 1
+                    && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") =>
+                {
                     out.insert(name, value);
                 }
                 None => {
@@ -208,9 +221,12 @@ impl Walk<'_> {
         }
         let wanted = match &schema["type"] {
             Value::String(name) => name.clone(),
-            Value::Array(names) => {
-                names.iter().filter_map(Value::as_str).filter(|name| *name != "null").collect::<Vec<_>>().join(" or ")
-            }
+            Value::Array(names) => names
+                .iter()
+                .filter_map(Value::as_str)
+                .filter(|name| *name != "null")
+                .collect::<Vec<_>>()
+                .join(" or "),
             _ => "another kind of value".to_owned(),
         };
         Err(self.wrong(&format!("{wanted} is wanted, not {}", kind(&value))))
@@ -236,10 +252,16 @@ impl Walk<'_> {
         let mut from = 0;
         let mut found = None;
         for name in &self.path {
-            if let Some(index) = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            if let Some(index) = name
+                .strip_prefix('[')
+                .and_then(|rest| rest.strip_suffix(']'))
+            {
                 // The n-th dash below the list's own line.
                 let n: usize = index.parse().ok()?;
-                let dash = lines[from..].iter().position(|line| line.trim_start().starts_with("- "))? + from;
+                let dash = lines[from..]
+                    .iter()
+                    .position(|line| line.trim_start().starts_with("- "))?
+                    + from;
                 let indent = lines[dash].len() - lines[dash].trim_start().len();
                 from = (dash..lines.len())
                     .filter(|i| {
@@ -252,7 +274,10 @@ impl Walk<'_> {
             }
             let wanted = format!("{name}:");
             let position = lines[from..].iter().position(|line| {
-                line.trim_start().trim_start_matches("- ").trim_start().starts_with(&wanted)
+                line.trim_start()
+                    .trim_start_matches("- ")
+                    .trim_start()
+                    .starts_with(&wanted)
             })?;
             found = Some(from + position);
             from += position;
@@ -268,7 +293,9 @@ fn deref<'s>(root: &'s Value, schema: &'s Value) -> &'s Value {
         let target = schema.get("$ref").and_then(Value::as_str).or_else(|| {
             // `anyOf: [{$ref}, {type: null}]` is how an optional object looks.
             let options = schema.get("anyOf").and_then(Value::as_array)?;
-            options.iter().find_map(|option| option.get("$ref")?.as_str())
+            options
+                .iter()
+                .find_map(|option| option.get("$ref")?.as_str())
         });
         match target.and_then(|target| root.pointer(target.strip_prefix('#')?)) {
             Some(next) => schema = next,
@@ -308,7 +335,10 @@ mod tests {
             Ok(value) => value.unwrap_or_default(),
             Err(error) => return (Err(error), warnings),
         };
-        (typed("decodeDeployment", text, value, &mut warnings), warnings)
+        (
+            typed("decodeDeployment", text, value, &mut warnings),
+            warnings,
+        )
     }
 
     #[test]
@@ -319,16 +349,35 @@ mod tests {
         assert_eq!(labels["a"], "true");
         assert_eq!(labels["b"], "");
         let container = &deployment.spec.template.spec.unwrap().containers[0];
-        assert_eq!(container.args.as_ref().unwrap(), &["1", "1.5", "true", "on"]);
-        assert_eq!(container.env.as_ref().unwrap()[0].value.as_deref(), Some("true"));
-        assert_eq!(container.resources.as_ref().unwrap().limits.as_ref().unwrap()["nvidia.com/gpu"].0, "4");
+        assert_eq!(
+            container.args.as_ref().unwrap(),
+            &["1", "1.5", "true", "on"]
+        );
+        assert_eq!(
+            container.env.as_ref().unwrap()[0].value.as_deref(),
+            Some("true")
+        );
+        assert_eq!(
+            container
+                .resources
+                .as_ref()
+                .unwrap()
+                .limits
+                .as_ref()
+                .unwrap()["nvidia.com/gpu"]
+                .0,
+            "4"
+        );
     }
 
     #[test]
     fn unknown_fields_are_dropped_with_a_warning_that_says_where() {
         let (result, warnings) = read("spec:\n  replicas: 2\n  nonsense: 1\n");
         assert_eq!(result.unwrap().spec.replicas, Some(2));
-        assert_eq!(warnings, ["decodeDeployment line 3: unknown field spec.nonsense was dropped"]);
+        assert_eq!(
+            warnings,
+            ["decodeDeployment line 3: unknown field spec.nonsense was dropped"]
+        );
     }
 
     #[test]
@@ -343,7 +392,10 @@ mod tests {
     #[test]
     fn text_that_is_not_yaml_names_key_and_line() {
         let error = read("spec:\n  replicas: [1\n").0.unwrap_err();
-        assert!(error.to_string().starts_with("decodeDeployment line "), "{error}");
+        assert!(
+            error.to_string().starts_with("decodeDeployment line "),
+            "{error}"
+        );
     }
 
     #[test]

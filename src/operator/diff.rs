@@ -6,7 +6,15 @@ use serde_json::Value;
 
 /// Fields that identify an item of a list, in the order in which Kubernetes' own list
 /// types use them. Items without any are compared by position.
-const LIST_KEYS: &[&str] = &["uid", "name", "containerPort", "port", "mountPath", "type", "key"];
+const LIST_KEYS: &[&str] = &[
+    "uid",
+    "name",
+    "containerPort",
+    "port",
+    "mountPath",
+    "type",
+    "key",
+];
 
 /// True when `live` contains everything in `wanted`, whatever else it has: defaults of
 /// the API server, fields and list items of other writers.
@@ -16,12 +24,12 @@ const LIST_KEYS: &[&str] = &["uid", "name", "containerPort", "port", "mountPath"
 pub fn covers(live: &Value, wanted: &Value) -> bool {
     match (live, wanted) {
         (_, Value::Null) => true,
-        (Value::Object(live), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| {
-            match live.get(key) {
+        (Value::Object(live), Value::Object(wanted)) => {
+            wanted.iter().all(|(key, wanted)| match live.get(key) {
                 Some(live) => covers(live, wanted),
                 None => is_blank(wanted),
-            }
-        }),
+            })
+        }
         (Value::Array(live), Value::Array(wanted)) => covers_list(live, wanted),
         (live, wanted) => live == wanted,
     }
@@ -41,7 +49,10 @@ fn is_blank(value: &Value) -> bool {
 fn covers_list(live: &[Value], wanted: &[Value]) -> bool {
     let Some(key) = list_key(wanted) else {
         return live.len() == wanted.len()
-            && live.iter().zip(wanted).all(|(live, wanted)| covers(live, wanted));
+            && live
+                .iter()
+                .zip(wanted)
+                .all(|(live, wanted)| covers(live, wanted));
     };
     wanted.iter().all(|wanted| {
         live.iter()
@@ -55,10 +66,11 @@ fn list_key(items: &[Value]) -> Option<&'static str> {
     if items.is_empty() {
         return None;
     }
-    LIST_KEYS
-        .iter()
-        .copied()
-        .find(|key| items.iter().all(|item| item.get(key).is_some_and(|value| !value.is_null())))
+    LIST_KEYS.iter().copied().find(|key| {
+        items
+            .iter()
+            .all(|item| item.get(key).is_some_and(|value| !value.is_null()))
+    })
 }
 
 #[cfg(test)]
@@ -79,16 +91,28 @@ mod tests {
     fn a_changed_a_missing_and_a_surplus_argument_are_differences() {
         let wanted = json!({"args": ["a", "b"], "replicas": 0});
         assert!(covers(&json!({"args": ["a", "b"], "replicas": 0}), &wanted));
-        assert!(!covers(&json!({"args": ["a", "c"], "replicas": 0}), &wanted));
+        assert!(!covers(
+            &json!({"args": ["a", "c"], "replicas": 0}),
+            &wanted
+        ));
         assert!(!covers(&json!({"args": ["a"], "replicas": 0}), &wanted));
-        assert!(!covers(&json!({"args": ["a", "b", "c"], "replicas": 0}), &wanted));
+        assert!(!covers(
+            &json!({"args": ["a", "b", "c"], "replicas": 0}),
+            &wanted
+        ));
         assert!(!covers(&json!({"args": ["a", "b"]}), &wanted));
-        assert!(!covers(&json!({"args": ["a", "b"], "replicas": 1}), &wanted));
+        assert!(!covers(
+            &json!({"args": ["a", "b"], "replicas": 1}),
+            &wanted
+        ));
     }
 
     #[test]
     fn what_the_server_drops_when_empty_is_no_difference() {
-        assert!(covers(&json!({}), &json!({"labels": {}, "args": [], "affinity": {"a": {}}})));
+        assert!(covers(
+            &json!({}),
+            &json!({"labels": {}, "args": [], "affinity": {"a": {}}})
+        ));
         assert!(!covers(&json!({}), &json!({"hostNetwork": false})));
     }
 }

@@ -91,7 +91,11 @@ impl Error {
 }
 
 fn joined(errors: &[apply::Error]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 /// The error and its causes in one line, for logs and conditions.

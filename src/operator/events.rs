@@ -38,9 +38,16 @@ pub fn between(before: Option<&ModelServiceStatus>, after: &ModelServiceStatus) 
 /// A change of status is news; so is a new reason or text of something bad. That
 /// something is not yet true is no news while it is being built.
 fn is_news(type_: ConditionType, old: Option<&Condition>, new: &Condition) -> bool {
-    let bad_when = if type_ == ConditionType::Stalled { "True" } else { "False" };
+    let bad_when = if type_ == ConditionType::Stalled {
+        "True"
+    } else {
+        "False"
+    };
     let is_bad = new.status == bad_when;
-    let progressing = matches!(new.reason.as_str(), "Progressing" | "Pending" | "NotStalled");
+    let progressing = matches!(
+        new.reason.as_str(),
+        "Progressing" | "Pending" | "NotStalled"
+    );
     match old {
         None => !progressing && (is_bad || type_ == ConditionType::BaseConfigResolved),
         Some(old) if old.status != new.status => !progressing,
@@ -50,13 +57,22 @@ fn is_news(type_: ConditionType, old: Option<&Condition>, new: &Condition) -> bo
                 (is_bad && !progressing) || type_ == ConditionType::BaseConfigResolved;
             // Counts change with every pod; only another reason is news there.
             let counts = matches!(type_, ConditionType::WorkloadsReady | ConditionType::Ready);
-            says_something && if counts { old.reason != new.reason } else { said_otherwise }
+            says_something
+                && if counts {
+                    old.reason != new.reason
+                } else {
+                    said_otherwise
+                }
         }
     }
 }
 
 fn event(type_: ConditionType, action: &str, condition: &Condition) -> Event {
-    let good = if type_ == ConditionType::Stalled { "False" } else { "True" };
+    let good = if type_ == ConditionType::Stalled {
+        "False"
+    } else {
+        "True"
+    };
     let mut note = condition.message.clone();
     if note.len() > NOTE_LIMIT {
         let mut end = NOTE_LIMIT - 3;
@@ -67,7 +83,11 @@ fn event(type_: ConditionType, action: &str, condition: &Condition) -> Event {
         note.push_str("...");
     }
     Event {
-        type_: if condition.status == good { EventType::Normal } else { EventType::Warning },
+        type_: if condition.status == good {
+            EventType::Normal
+        } else {
+            EventType::Warning
+        },
         // `Ready`, `WorkloadsReady` read better than their reasons when all is well.
         reason: if condition.status == good && type_ != ConditionType::BaseConfigResolved {
             type_.as_str().to_owned()

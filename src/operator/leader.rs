@@ -79,9 +79,13 @@ pub enum Step {
 /// Chooses the next step. PURE: `unchanged_for` is how long the lease has looked the
 /// way it looks now, on the caller's clock.
 pub fn next_step(lease: Option<&Lease>, identity: &str, unchanged_for: Duration) -> Step {
-    let Some(lease) = lease else { return Step::Create };
+    let Some(lease) = lease else {
+        return Step::Create;
+    };
     let spec = lease.spec.as_ref();
-    let holder = spec.and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
+    let holder = spec
+        .and_then(|spec| spec.holder_identity.as_deref())
+        .unwrap_or_default();
     let duration = spec
         .and_then(|spec| spec.lease_duration_seconds)
         .and_then(|seconds| u64::try_from(seconds).ok())
@@ -113,7 +117,9 @@ impl Candidate {
             match self.attempt().await {
                 Ok(true) => return true,
                 Ok(false) => {}
-                Err(error) => tracing::warn!(%error, lease = self.name, "cannot read or write the lease"),
+                Err(error) => {
+                    tracing::warn!(%error, lease = self.name, "cannot read or write the lease")
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(RETRY_PERIOD) => {}
@@ -165,7 +171,11 @@ impl Candidate {
             }
             Step::Hold => {
                 let claim = self.claim(lease);
-                conflict_is_false(self.api.replace(&self.name, &PostParams::default(), &claim).await)
+                conflict_is_false(
+                    self.api
+                        .replace(&self.name, &PostParams::default(), &claim)
+                        .await,
+                )
             }
         }
     }
@@ -174,7 +184,9 @@ impl Candidate {
     fn observe(&mut self, lease: Option<&Lease>) -> Duration {
         let spec = lease.and_then(|lease| lease.spec.as_ref());
         let now = Observation {
-            holder: spec.and_then(|spec| spec.holder_identity.clone()).unwrap_or_default(),
+            holder: spec
+                .and_then(|spec| spec.holder_identity.clone())
+                .unwrap_or_default(),
             renewed: spec.and_then(|spec| spec.renew_time.clone()),
         };
         match &self.seen {
@@ -190,7 +202,10 @@ impl Candidate {
     fn claim(&self, current: Option<Lease>) -> Lease {
         let now = MicroTime(k8s_openapi::jiff::Timestamp::now());
         let mut lease = current.unwrap_or_else(|| Lease {
-            metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                ..ObjectMeta::default()
+            },
             spec: None,
         });
         let before = lease.spec.take().unwrap_or_default();
@@ -198,7 +213,11 @@ impl Candidate {
         lease.spec = Some(LeaseSpec {
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: Some(LEASE_DURATION.as_secs() as i32),
-            acquire_time: if ours { before.acquire_time } else { Some(now.clone()) },
+            acquire_time: if ours {
+                before.acquire_time
+            } else {
+                Some(now.clone())
+            },
             renew_time: Some(now),
             lease_transitions: Some(before.lease_transitions.unwrap_or(0) + i32::from(!ours)),
             ..LeaseSpec::default()
@@ -207,22 +226,38 @@ impl Candidate {
     }
 
     async fn step_down(&mut self) {
-        let Ok(Some(mut lease)) = self.api.get_opt(&self.name).await else { return };
-        let Some(spec) = lease.spec.as_mut() else { return };
+        let Ok(Some(mut lease)) = self.api.get_opt(&self.name).await else {
+            return;
+        };
+        let Some(spec) = lease.spec.as_mut() else {
+            return;
+        };
         if spec.holder_identity.as_deref() != Some(self.identity.as_str()) {
             return;
         }
         spec.holder_identity = None;
         spec.lease_duration_seconds = Some(1);
         // Best effort: without it the next candidate waits for the lease to expire.
-        if let Err(error) = self.api.replace(&self.name, &PostParams::default(), &lease).await {
+        if let Err(error) = self
+            .api
+            .replace(&self.name, &PostParams::default(), &lease)
+            .await
+        {
             tracing::debug!(%error, "the lease was not given back");
         }
     }
 
     fn lost(&self) -> Error {
-        let holder = self.seen.as_ref().map(|(seen, _)| seen.holder.clone()).unwrap_or_default();
-        Error::Lost { namespace: self.namespace.clone(), name: self.name.clone(), holder }
+        let holder = self
+            .seen
+            .as_ref()
+            .map(|(seen, _)| seen.holder.clone())
+            .unwrap_or_default();
+        Error::Lost {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            holder,
+        }
     }
 }
 
@@ -263,7 +298,13 @@ mod tests {
 
     #[test]
     fn a_holder_silent_for_the_whole_lease_is_replaced() {
-        assert_eq!(next_step(Some(&lease("b")), "a", Duration::from_secs(14)), Step::Wait);
-        assert_eq!(next_step(Some(&lease("b")), "a", Duration::from_secs(15)), Step::Hold);
+        assert_eq!(
+            next_step(Some(&lease("b")), "a", Duration::from_secs(14)),
+            Step::Wait
+        );
+        assert_eq!(
+            next_step(Some(&lease("b")), "a", Duration::from_secs(15)),
+            Step::Hold
+        );
     }
 }

@@ -51,7 +51,11 @@ pub fn identity(
 }
 
 /// Overlays containers by name: the base's order, then new ones in theirs.
-pub fn containers(base: &mut Vec<Container>, overlay: &[ContainerSpec], artifacts: Option<&Artifacts>) {
+pub fn containers(
+    base: &mut Vec<Container>,
+    overlay: &[ContainerSpec],
+    artifacts: Option<&Artifacts>,
+) {
     for spec in overlay {
         let right = from_spec(spec, artifacts);
         let mut matched = false;
@@ -102,7 +106,11 @@ fn from_spec(spec: &ContainerSpec, artifacts: Option<&Artifacts>) -> Container {
 /// What a Hugging Face download needs.
 fn model_env(artifacts: &Artifacts) -> Vec<EnvVar> {
     let mut env = Vec::new();
-    if let Artifacts::HuggingFace { secret: Some(secret), .. } = artifacts {
+    if let Artifacts::HuggingFace {
+        secret: Some(secret),
+        ..
+    } = artifacts
+    {
         env.push(EnvVar {
             name: "HF_TOKEN".to_owned(),
             value: None,
@@ -126,7 +134,11 @@ fn model_env(artifacts: &Artifacts) -> Vec<EnvVar> {
 
 /// Overlays one container: see the module's rules.
 pub fn container(left: &mut Container, right: Container) {
-    if right.image.as_deref().is_some_and(|image| !image.is_empty()) {
+    if right
+        .image
+        .as_deref()
+        .is_some_and(|image| !image.is_empty())
+    {
         left.image = right.image;
     }
     if right.command.is_some() {
@@ -145,7 +157,10 @@ pub fn container(left: &mut Container, right: Container) {
     if let Some(mounts) = right.volume_mounts {
         let existing = left.volume_mounts.get_or_insert_default();
         for mount in mounts {
-            if !existing.iter().any(|other| other.mount_path == mount.mount_path) {
+            if !existing
+                .iter()
+                .any(|other| other.mount_path == mount.mount_path)
+            {
                 existing.push(mount);
             }
         }
@@ -191,13 +206,18 @@ pub fn accelerators(pod: &mut PodSpec, types: &AcceleratorTypes) {
     };
     let affinity: &mut Affinity = pod.affinity.get_or_insert_default();
     let node: &mut NodeAffinity = affinity.node_affinity.get_or_insert_default();
-    let required: &mut NodeSelector =
-        node.required_during_scheduling_ignored_during_execution.get_or_insert_default();
+    let required: &mut NodeSelector = node
+        .required_during_scheduling_ignored_during_execution
+        .get_or_insert_default();
     if required.node_selector_terms.is_empty() {
-        required.node_selector_terms.push(NodeSelectorTerm::default());
+        required
+            .node_selector_terms
+            .push(NodeSelectorTerm::default());
     }
     for term in &mut required.node_selector_terms {
-        term.match_expressions.get_or_insert_default().push(requirement.clone());
+        term.match_expressions
+            .get_or_insert_default()
+            .push(requirement.clone());
     }
 }
 
@@ -207,11 +227,16 @@ pub fn model_volume(pod: &mut PodSpec, artifacts: &Artifacts) {
     if volumes.iter().any(|volume| volume.name == MODEL_VOLUME) {
         return;
     }
-    let mut volume = Volume { name: MODEL_VOLUME.to_owned(), ..Volume::default() };
+    let mut volume = Volume {
+        name: MODEL_VOLUME.to_owned(),
+        ..Volume::default()
+    };
     match artifacts {
         Artifacts::HuggingFace { size, .. } => {
-            volume.empty_dir =
-                Some(EmptyDirVolumeSource { size_limit: size.clone(), ..EmptyDirVolumeSource::default() });
+            volume.empty_dir = Some(EmptyDirVolumeSource {
+                size_limit: size.clone(),
+                ..EmptyDirVolumeSource::default()
+            });
         }
         Artifacts::Claim { claim, .. } => {
             volume.persistent_volume_claim = Some(PersistentVolumeClaimVolumeSource {
@@ -228,11 +253,18 @@ mod tests {
     use super::*;
 
     fn var(name: &str, value: &str) -> EnvVar {
-        EnvVar { name: name.to_owned(), value: Some(value.to_owned()), value_from: None }
+        EnvVar {
+            name: name.to_owned(),
+            value: Some(value.to_owned()),
+            value_from: None,
+        }
     }
 
     fn spec(name: &str) -> ContainerSpec {
-        ContainerSpec { name: name.to_owned(), ..ContainerSpec::default() }
+        ContainerSpec {
+            name: name.to_owned(),
+            ..ContainerSpec::default()
+        }
     }
 
     #[test]
@@ -243,14 +275,24 @@ mod tests {
             args: Some(vec!["--port".to_owned(), "8001".to_owned()]),
             ..Container::default()
         }];
-        let overlay = ContainerSpec { args: Some(vec!["org/model".to_owned()]), ..spec("vllm") };
+        let overlay = ContainerSpec {
+            args: Some(vec!["org/model".to_owned()]),
+            ..spec("vllm")
+        };
         containers(&mut base, &[overlay], None);
-        assert_eq!(base[0].args.as_ref().unwrap(), &["org/model", "--port", "8001"]);
+        assert_eq!(
+            base[0].args.as_ref().unwrap(),
+            &["org/model", "--port", "8001"]
+        );
     }
 
     #[test]
     fn an_env_entry_replaces_the_whole_entry_of_that_name() {
-        let from = EnvVar { name: "P".to_owned(), value: None, value_from: Some(EnvVarSource::default()) };
+        let from = EnvVar {
+            name: "P".to_owned(),
+            value: None,
+            value_from: Some(EnvVarSource::default()),
+        };
         let mut base = vec![from, var("S", "keep")];
         env(&mut base, vec![var("P", "new"), var("N", "1")]);
         assert_eq!(base, [var("P", "new"), var("S", "keep"), var("N", "1")]);
@@ -258,8 +300,15 @@ mod tests {
 
     #[test]
     fn unknown_containers_are_appended_in_their_order() {
-        let mut base = vec![Container { name: "vllm".to_owned(), ..Container::default() }];
-        containers(&mut base, &[spec("extra"), spec("vllm"), spec("more")], None);
+        let mut base = vec![Container {
+            name: "vllm".to_owned(),
+            ..Container::default()
+        }];
+        containers(
+            &mut base,
+            &[spec("extra"), spec("vllm"), spec("more")],
+            None,
+        );
         let names: Vec<_> = base.iter().map(|c| c.name.as_str()).collect();
         assert_eq!(names, ["vllm", "extra", "more"]);
     }
@@ -275,27 +324,60 @@ mod tests {
             ..NodeSelectorTerm::default()
         };
         let mut pod = PodSpec::default();
-        pod.affinity.get_or_insert_default().node_affinity.get_or_insert_default()
-            .required_during_scheduling_ignored_during_execution =
-            Some(NodeSelector { node_selector_terms: vec![term("zone"), term("rack")] });
-        let types = AcceleratorTypes { label_key: "gpu".to_owned(), label_values: vec!["A100".to_owned()] };
+        pod.affinity
+            .get_or_insert_default()
+            .node_affinity
+            .get_or_insert_default()
+            .required_during_scheduling_ignored_during_execution = Some(NodeSelector {
+            node_selector_terms: vec![term("zone"), term("rack")],
+        });
+        let types = AcceleratorTypes {
+            label_key: "gpu".to_owned(),
+            label_values: vec!["A100".to_owned()],
+        };
         accelerators(&mut pod, &types);
-        let terms = pod.affinity.unwrap().node_affinity.unwrap()
-            .required_during_scheduling_ignored_during_execution.unwrap().node_selector_terms;
-        assert!(terms.iter().all(|term| term.match_expressions.as_ref().unwrap().len() == 2));
+        let terms = pod
+            .affinity
+            .unwrap()
+            .node_affinity
+            .unwrap()
+            .required_during_scheduling_ignored_during_execution
+            .unwrap()
+            .node_selector_terms;
+        assert!(
+            terms
+                .iter()
+                .all(|term| term.match_expressions.as_ref().unwrap().len() == 2)
+        );
     }
 
     #[test]
     fn the_bases_own_model_volume_wins() {
-        let own = Volume { name: MODEL_VOLUME.to_owned(), ..Volume::default() };
-        let mut pod = PodSpec { volumes: Some(vec![own.clone()]), ..PodSpec::default() };
-        model_volume(&mut pod, &Artifacts::Claim { claim: "c".to_owned(), path: "m".to_owned() });
+        let own = Volume {
+            name: MODEL_VOLUME.to_owned(),
+            ..Volume::default()
+        };
+        let mut pod = PodSpec {
+            volumes: Some(vec![own.clone()]),
+            ..PodSpec::default()
+        };
+        model_volume(
+            &mut pod,
+            &Artifacts::Claim {
+                claim: "c".to_owned(),
+                path: "m".to_owned(),
+            },
+        );
         assert_eq!(pod.volumes.unwrap(), [own]);
     }
 
     #[test]
     fn users_env_survives_the_model_mount() {
-        let artifacts = Artifacts::HuggingFace { repo: "o/m".to_owned(), secret: Some("s".to_owned()), size: None };
+        let artifacts = Artifacts::HuggingFace {
+            repo: "o/m".to_owned(),
+            secret: Some("s".to_owned()),
+            size: None,
+        };
         let overlay = ContainerSpec {
             env: Some(vec![var("HF_HOME", "/mine"), var("MY", "1")]),
             mount_model_volume: Some(true),
@@ -305,7 +387,13 @@ mod tests {
         containers(&mut base, &[overlay], Some(&artifacts));
         let env = base[0].env.as_ref().unwrap();
         assert_eq!(env[0], var("HF_HOME", "/mine"));
-        assert_eq!(env.iter().map(|e| e.name.as_str()).collect::<Vec<_>>(), ["HF_HOME", "MY", "HF_TOKEN"]);
-        assert_eq!(base[0].volume_mounts.as_ref().unwrap()[0].mount_path, MODEL_MOUNT_PATH);
+        assert_eq!(
+            env.iter().map(|e| e.name.as_str()).collect::<Vec<_>>(),
+            ["HF_HOME", "MY", "HF_TOKEN"]
+        );
+        assert_eq!(
+            base[0].volume_mounts.as_ref().unwrap()[0].mount_path,
+            MODEL_MOUNT_PATH
+        );
     }
 }

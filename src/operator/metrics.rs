@@ -48,7 +48,11 @@ impl Metrics {
             leader: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("llm_d_operator");
-        registry.register("reconciles", "Reconciles by result", metrics.reconciles.clone());
+        registry.register(
+            "reconciles",
+            "Reconciles by result",
+            metrics.reconciles.clone(),
+        );
         registry.register(
             "reconcile_seconds",
             "Time one reconcile took",
@@ -59,7 +63,11 @@ impl Metrics {
             "Writes to the API server; zero while nothing changes",
             metrics.writes.clone(),
         );
-        registry.register("leader", "1 while this replica acts", metrics.leader.clone());
+        registry.register(
+            "leader",
+            "1 while this replica acts",
+            metrics.leader.clone(),
+        );
         metrics
     }
 

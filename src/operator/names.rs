@@ -86,7 +86,11 @@ fn child(ms: &str, suffix: &str) -> String {
         return sanitize(&format!("{ms}{suffix}"));
     }
     let digest = Sha256::digest(ms.as_bytes());
-    let hash: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let hash: String = digest
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let mut stem = sanitize(ms);
     stem.truncate(LIMIT - suffix.len() - hash.len() - 1);
     format!("{}-{hash}{suffix}", stem.trim_end_matches('-'))
@@ -115,25 +119,44 @@ mod tests {
 
     #[test]
     fn names_are_the_go_operators_up_to_47_characters() {
-        assert_eq!(deployment("llama-3-2-1b", Role::Decode), "llama-3-2-1b-decode");
-        assert_eq!(service("llama-3-2-1b", Role::Prefill), "llama-3-2-1b-service-prefill");
+        assert_eq!(
+            deployment("llama-3-2-1b", Role::Decode),
+            "llama-3-2-1b-decode"
+        );
+        assert_eq!(
+            service("llama-3-2-1b", Role::Prefill),
+            "llama-3-2-1b-service-prefill"
+        );
         assert_eq!(epp_service("llama-3-2-1b"), "llama-3-2-1b-epp-service");
         assert_eq!(deployment("my.model", Role::Decode), "my-model-decode");
         let longest = "a".repeat(47);
-        assert_eq!(service(&longest, Role::Prefill), format!("{longest}-service-prefill"));
+        assert_eq!(
+            service(&longest, Role::Prefill),
+            format!("{longest}-service-prefill")
+        );
     }
 
     #[test]
     fn longer_names_fit_and_do_not_collide() {
         for length in 48..=253 {
-            let (a, b) = (format!("{}a", "x".repeat(length - 1)), format!("{}b", "x".repeat(length - 1)));
+            let (a, b) = (
+                format!("{}a", "x".repeat(length - 1)),
+                format!("{}b", "x".repeat(length - 1)),
+            );
             let mut names = Vec::new();
             for ms in [&a, &b] {
                 names.extend([
-                    deployment(ms, Role::Decode), deployment(ms, Role::Prefill),
-                    service(ms, Role::Decode), service(ms, Role::Prefill), pd_service_account(ms),
-                    epp_deployment(ms), epp_service(ms), epp_service_account(ms),
-                    epp_role_binding(ms), inference_pool(ms), http_route(ms),
+                    deployment(ms, Role::Decode),
+                    deployment(ms, Role::Prefill),
+                    service(ms, Role::Decode),
+                    service(ms, Role::Prefill),
+                    pd_service_account(ms),
+                    epp_deployment(ms),
+                    epp_service(ms),
+                    epp_service_account(ms),
+                    epp_role_binding(ms),
+                    inference_pool(ms),
+                    http_route(ms),
                 ]);
             }
             assert!(names.iter().all(|name| name.len() <= 63), "{names:?}");
@@ -146,7 +169,10 @@ mod tests {
 
     #[test]
     fn model_names_become_label_values() {
-        assert_eq!(sanitize("meta-llama/Llama-3.2-3B-Instruct"), "meta-llama-llama-3-2-3b-instruct");
+        assert_eq!(
+            sanitize("meta-llama/Llama-3.2-3B-Instruct"),
+            "meta-llama-llama-3-2-3b-instruct"
+        );
         assert_eq!(sanitize("  //  "), "");
     }
 }

@@ -54,8 +54,11 @@ pub async fn observe(
                 }
             }
             Object::HttpRoute(route) => {
-                observed.route_parents =
-                    route.status.as_ref().map(|status| status.parents.clone()).unwrap_or_default();
+                observed.route_parents = route
+                    .status
+                    .as_ref()
+                    .map(|status| status.parents.clone())
+                    .unwrap_or_default();
             }
             _ => {}
         }
@@ -73,7 +76,9 @@ pub async fn observe(
 /// pod runs the newest template and is available.
 pub fn is_ready(deployment: &Deployment) -> bool {
     let wanted = deployment.spec.replicas.unwrap_or(1);
-    let Some(status) = &deployment.status else { return false };
+    let Some(status) = &deployment.status else {
+        return false;
+    };
     status.observed_generation >= deployment.metadata.generation
         && status.updated_replicas.unwrap_or(0) >= wanted
         && status.available_replicas.unwrap_or(0) >= wanted
@@ -89,13 +94,20 @@ async fn explain(client: &Client, deployment: &Deployment) -> Result<String, Err
         .match_labels
         .as_ref()
         .map(|labels| {
-            labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+            labels
+                .iter()
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect::<Vec<_>>()
+                .join(",")
         })
         .unwrap_or_default();
     let pods = Api::<Pod>::namespaced(client.clone(), &namespace)
         .list(&ListParams::default().labels(&selector).limit(POD_SAMPLE))
         .await
-        .map_err(|source| Error::Observe { what: "pods", source })?;
+        .map_err(|source| Error::Observe {
+            what: "pods",
+            source,
+        })?;
     if let Some(reason) = pods.items.iter().find_map(pod_trouble) {
         return Ok(reason);
     }
@@ -109,7 +121,9 @@ async fn explain(client: &Client, deployment: &Deployment) -> Result<String, Err
             condition.type_.as_deref() == Some("ReplicaFailure")
                 && condition.status.as_deref() == Some("True")
         });
-    Ok(failure.and_then(|condition| condition.message.clone()).unwrap_or_default())
+    Ok(failure
+        .and_then(|condition| condition.message.clone())
+        .unwrap_or_default())
 }
 
 /// What keeps one pod from being ready, if it is more than time. PURE.
@@ -123,7 +137,10 @@ pub fn pod_trouble(pod: &Pod) -> Option<String> {
         .chain(status.container_statuses.iter().flatten());
     for container in containers {
         if let Some(trouble) = container_trouble(container) {
-            return Some(format!("pod {name}, container {}: {trouble}", container.name));
+            return Some(format!(
+                "pod {name}, container {}: {trouble}",
+                container.name
+            ));
         }
     }
     let unschedulable = status.conditions.iter().flatten().find(|condition| {
@@ -139,7 +156,10 @@ fn container_trouble(container: &ContainerStatus) -> Option<String> {
     let state = container.state.as_ref()?;
     if let Some(waiting) = &state.waiting {
         let reason = waiting.reason.clone().unwrap_or_default();
-        if matches!(reason.as_str(), "" | "ContainerCreating" | "PodInitializing") {
+        if matches!(
+            reason.as_str(),
+            "" | "ContainerCreating" | "PodInitializing"
+        ) {
             return None;
         }
         let message = waiting.message.clone().unwrap_or_default();
@@ -157,7 +177,10 @@ async fn gateways(client: &Client, ms: &ModelService) -> Result<Vec<Gateway>, Er
         let gateway = Api::<Gateway>::namespaced(client.clone(), namespace)
             .get_opt(&reference.name)
             .await
-            .map_err(|source| Error::Observe { what: "gateways", source })?;
+            .map_err(|source| Error::Observe {
+                what: "gateways",
+                source,
+            })?;
         found.extend(gateway);
     }
     Ok(found)
@@ -170,7 +193,11 @@ async fn ask_redis(
     redis: &super::plan::ExternalRedis,
 ) -> Result<String, String> {
     let address = &redis.address;
-    let url = if address.contains("://") { address.clone() } else { format!("redis://{address}") };
+    let url = if address.contains("://") {
+        address.clone()
+    } else {
+        format!("redis://{address}")
+    };
     let mut info: redis::ConnectionInfo = redis::IntoConnectionInfo::into_connection_info(url)
         .map_err(|error| format!("{} is not a Redis address: {error}", redis.env))?;
     if let Some((secret, key)) = &redis.password {
@@ -182,7 +209,9 @@ async fn ask_redis(
     let attempt = async {
         let client = redis::Client::open(info)?;
         let mut connection = client.get_multiplexed_async_connection().await?;
-        redis::cmd("PING").query_async::<String>(&mut connection).await
+        redis::cmd("PING")
+            .query_async::<String>(&mut connection)
+            .await
     };
     match tokio::time::timeout(REDIS_TIMEOUT, attempt).await {
         Ok(Ok(_pong)) => Ok(format!("Redis at {address} answers")),

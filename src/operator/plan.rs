@@ -100,7 +100,9 @@ pub struct RedisPlan {
 
 impl std::fmt::Debug for RedisPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RedisPlan").field("port", &self.port).finish_non_exhaustive()
+        f.debug_struct("RedisPlan")
+            .field("port", &self.port)
+            .finish_non_exhaustive()
     }
 }
 
@@ -163,7 +165,11 @@ pub enum Error {
 }
 
 fn list(errors: &[ConfigError]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 impl Error {
@@ -213,32 +219,61 @@ pub fn plan(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Resu
     let name = ms.name_any();
     let namespace = ms.namespace();
     let artifacts = Artifacts::parse(&ms.spec.model_artifacts)?;
-    let renderer =
-        template::Renderer::new(ms, &name, namespace.as_deref().unwrap_or_default(), &artifacts);
+    let renderer = template::Renderer::new(
+        ms,
+        &name,
+        namespace.as_deref().unwrap_or_default(),
+        &artifacts,
+    );
     let mut warnings = Vec::new();
     let ms = &base::render_args(ms, &renderer)?;
     let base = base::read(resolved.base.as_ref(), &renderer, &mut warnings)?;
     let labels = BTreeMap::from([
-        (contract::LABEL_INFERENCE_SERVING.to_owned(), "true".to_owned()),
-        (contract::LABEL_MODEL.to_owned(), names::sanitize(&ms.spec.routing.model_name)),
+        (
+            contract::LABEL_INFERENCE_SERVING.to_owned(),
+            "true".to_owned(),
+        ),
+        (
+            contract::LABEL_MODEL.to_owned(),
+            names::sanitize(&ms.spec.routing.model_name),
+        ),
     ]);
-    let context =
-        Context { settings, ms, resolved, name, namespace, artifacts, labels, base };
+    let context = Context {
+        settings,
+        ms,
+        resolved,
+        name,
+        namespace,
+        artifacts,
+        labels,
+        base,
+    };
 
     let config_maps = workloads::config_maps(&context)?;
     let mut routing = routing::decide(&context, &mut warnings);
     let mut epp = workloads::epp(&context, &routing)?;
     let epp_settings = match &epp {
-        Some(epp) => Some(workloads::epp_settings(&context, &epp.deployment, &mut warnings)?),
+        Some(epp) => Some(workloads::epp_settings(
+            &context,
+            &epp.deployment,
+            &mut warnings,
+        )?),
         None => None,
     };
     let (redis, external_redis) =
         workloads::redis(&context, epp_settings.as_ref(), epp.as_mut(), &mut warnings);
-    let kv_events = epp_settings.as_ref().is_some_and(|settings| settings.kv_scorer_enabled());
+    let kv_events = epp_settings
+        .as_ref()
+        .is_some_and(|settings| settings.kv_scorer_enabled());
     let mut decode = workloads::role(&context, Role::Decode, kv_events)?;
     let prefill = workloads::role(&context, Role::Prefill, kv_events)?;
-    let (route, envoy_filter) =
-        routing::route(&context, &mut routing, decode.as_mut(), epp.as_ref(), &mut warnings);
+    let (route, envoy_filter) = routing::route(
+        &context,
+        &mut routing,
+        decode.as_mut(),
+        epp.as_ref(),
+        &mut warnings,
+    );
     let pool = routing::pool(&context, &routing, epp.is_some());
     let model = routing::inference_model(&context);
     Ok(Plan {

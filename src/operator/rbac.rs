@@ -9,7 +9,12 @@ const READ: &[&str] = &["get", "list", "watch"];
 const OWN: &[&str] = &["create", "delete", "get", "list", "patch", "watch"];
 
 fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> PolicyRule {
-    let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
+    let list = |items: &[&str]| {
+        items
+            .iter()
+            .map(|item| (*item).to_owned())
+            .collect::<Vec<_>>()
+    };
     PolicyRule {
         api_groups: Some(list(&[group])),
         resources: Some(list(resources)),
@@ -23,7 +28,11 @@ fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> PolicyRule {
 pub fn operator_rules() -> Vec<PolicyRule> {
     vec![
         rule("llm-d.ai", &["modelservices"], READ),
-        rule("llm-d.ai", &["modelservices/status"], &["get", "patch", "update"]),
+        rule(
+            "llm-d.ai",
+            &["modelservices/status"],
+            &["get", "patch", "update"],
+        ),
         rule("llm-d.ai", &["modelservices/finalizers"], &["update"]),
         rule("", &["configmaps", "services", "serviceaccounts"], OWN),
         // Only the generated password of Redis; no list, no watch.
@@ -33,9 +42,17 @@ pub fn operator_rules() -> Vec<PolicyRule> {
         rule("rbac.authorization.k8s.io", &["rolebindings"], OWN),
         rule("networking.k8s.io", &["networkpolicies"], OWN),
         rule("gateway.networking.k8s.io", &["httproutes"], OWN),
-        rule("gateway.networking.k8s.io", &["gateways", "gatewayclasses"], READ),
+        rule(
+            "gateway.networking.k8s.io",
+            &["gateways", "gatewayclasses"],
+            READ,
+        ),
         rule("inference.networking.k8s.io", &["inferencepools"], OWN),
-        rule("inference.networking.x-k8s.io", &["inferencepools", "inferencemodels"], OWN),
+        rule(
+            "inference.networking.x-k8s.io",
+            &["inferencepools", "inferencemodels"],
+            OWN,
+        ),
         rule("networking.istio.io", &["envoyfilters"], OWN),
         rule("apiextensions.k8s.io", &["customresourcedefinitions"], READ),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
@@ -44,7 +61,11 @@ pub fn operator_rules() -> Vec<PolicyRule> {
 
 /// Rules of the operator's Role in its own namespace.
 pub fn leader_election_rules() -> Vec<PolicyRule> {
-    vec![rule("coordination.k8s.io", &["leases"], &["create", "get", "update"])]
+    vec![rule(
+        "coordination.k8s.io",
+        &["leases"],
+        &["create", "get", "update"],
+    )]
 }
 
 /// Rules of the ClusterRole that each EPP is bound to, in its own namespace only.
@@ -67,9 +88,15 @@ mod tests {
             ("leader-election", leader_election_rules()),
             ("epp", epp_rules()),
         ] {
-            let path = format!("{}/charts/llm-d-operator/files/rbac-{file}.yaml", env!("CARGO_MANIFEST_DIR"));
+            let path = format!(
+                "{}/charts/llm-d-operator/files/rbac-{file}.yaml",
+                env!("CARGO_MANIFEST_DIR")
+            );
             let on_disk = std::fs::read_to_string(&path).unwrap_or_default();
-            assert!(on_disk == serde_yaml::to_string(&rules).unwrap(), "{path} is out of date: run `make generate`");
+            assert!(
+                on_disk == serde_yaml::to_string(&rules).unwrap(),
+                "{path} is out of date: run `make generate`"
+            );
         }
     }
 }

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::apply::{self, Outcome};
 use super::error::{Class, Error, chain};
+use super::events;
 use super::metrics::{Metrics, ResultLabel};
 use super::observe::{self, Observed};
 use super::plan::{self, Plan};
@@ -22,7 +23,6 @@ use super::resolve;
 use super::resolved::Served;
 use super::settings::Settings;
 use super::status::{self, Seen};
-use super::events;
 use crate::api::ModelService;
 use crate::contract;
 
@@ -70,15 +70,26 @@ pub async fn reconcile(ms: Arc<ModelService>, context: Arc<Context>) -> Result<A
     let started = Instant::now();
     let mut progress = Progress::default();
     let result = pipeline(&ms, &context, &mut progress).await;
-    context.metrics.reconcile_seconds.observe(started.elapsed().as_secs_f64());
-    let label = ResultLabel { result: result.as_ref().err().map_or("ok", Error::reason) };
+    context
+        .metrics
+        .reconcile_seconds
+        .observe(started.elapsed().as_secs_f64());
+    let label = ResultLabel {
+        result: result.as_ref().err().map_or("ok", Error::reason),
+    };
     context.metrics.reconciles.get_or_create(&label).inc();
     write_status(&ms, &context, &progress, result.as_ref().err()).await?;
     match result {
         Ok(()) => {
             forget(&context, &ms);
-            let redis_down = progress.observed.is_some_and(|o| matches!(o.redis, Some(Err(_))));
-            Ok(Action::requeue(if redis_down { EXTERNAL_RETRY } else { RESYNC }))
+            let redis_down = progress
+                .observed
+                .is_some_and(|o| matches!(o.redis, Some(Err(_))));
+            Ok(Action::requeue(if redis_down {
+                EXTERNAL_RETRY
+            } else {
+                RESYNC
+            }))
         }
         Err(error) if error.class() == Class::UserInput => {
             tracing::warn!(
@@ -92,7 +103,11 @@ pub async fn reconcile(ms: Arc<ModelService>, context: Arc<Context>) -> Result<A
     }
 }
 
-async fn pipeline(ms: &ModelService, context: &Context, progress: &mut Progress) -> Result<(), Error> {
+async fn pipeline(
+    ms: &ModelService,
+    context: &Context,
+    progress: &mut Progress,
+) -> Result<(), Error> {
     let resolved = resolve::resolve(&context.client, &context.settings, context.served, ms).await?;
     let plan = plan::plan(&context.settings, ms, &resolved)?;
     let desired = render::render(&context.settings, &plan);
@@ -103,7 +118,11 @@ async fn pipeline(ms: &ModelService, context: &Context, progress: &mut Progress)
     progress.observed = Some(observed);
     let outcome = progress.outcome.insert(outcome);
     let failed = std::mem::take(&mut outcome.failed);
-    if failed.is_empty() { Ok(()) } else { Err(Error::Apply(failed)) }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Apply(failed))
+    }
 }
 
 async fn write_status(
@@ -113,7 +132,11 @@ async fn write_status(
     failure: Option<&Error>,
 ) -> Result<(), Error> {
     let seen = match (&progress.plan, &progress.outcome, &progress.observed) {
-        (Some(plan), Some(outcome), Some(observed)) => Some(Seen { plan, outcome, observed }),
+        (Some(plan), Some(outcome), Some(observed)) => Some(Seen {
+            plan,
+            outcome,
+            observed,
+        }),
         _ => None,
     };
     let now = Time(k8s_openapi::jiff::Timestamp::now());
@@ -131,13 +154,21 @@ async fn write_status(
     });
     let params = PatchParams::apply(contract::MANAGER).force();
     context.metrics.wrote("status", "ModelService");
-    match api.patch_status(&ms.name_any(), &params, &Patch::Apply(patch)).await {
+    match api
+        .patch_status(&ms.name_any(), &params, &Patch::Apply(patch))
+        .await
+    {
         Ok(_) => {}
         // Deleted while we looked: nobody needs the status.
         Err(kube::Error::Api(response)) if response.is_not_found() || response.is_conflict() => {
             return Ok(());
         }
-        Err(source) => return Err(Error::Status { name: key(ms), source }),
+        Err(source) => {
+            return Err(Error::Status {
+                name: key(ms),
+                source,
+            });
+        }
     }
     let news = events::between(ms.status.as_ref(), &status);
     events::publish(&context.recorder, ms, &news, &context.metrics).await;
@@ -148,8 +179,10 @@ async fn write_status(
 /// hit by one outage do not come back at once.
 pub fn on_error(ms: Arc<ModelService>, error: &Error, context: Arc<Context>) -> Action {
     let attempts = {
-        let mut failures =
-            context.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut failures = context
+            .failures
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let count = failures.entry(key(&ms)).or_insert(0);
         *count = count.saturating_add(1);
         *count
@@ -164,13 +197,23 @@ pub fn on_error(ms: Arc<ModelService>, error: &Error, context: Arc<Context>) -> 
 
 /// Doubling, capped, and up to a quarter longer by the object's own uid.
 fn backoff(attempts: u32, uid: &str) -> Duration {
-    let doubled = BACKOFF.0.saturating_mul(1 << attempts.saturating_sub(1).min(16));
-    let spread = uid.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte))) % 25;
-    doubled.min(BACKOFF.1).mul_f64(1.0 + f64::from(spread) / 100.0)
+    let doubled = BACKOFF
+        .0
+        .saturating_mul(1 << attempts.saturating_sub(1).min(16));
+    let spread = uid.bytes().fold(0_u32, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(u32::from(byte))
+    }) % 25;
+    doubled
+        .min(BACKOFF.1)
+        .mul_f64(1.0 + f64::from(spread) / 100.0)
 }
 
 fn forget(context: &Context, ms: &ModelService) {
-    context.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&key(ms));
+    context
+        .failures
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .remove(&key(ms));
 }
 
 fn key(ms: &ModelService) -> String {

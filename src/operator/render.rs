@@ -15,30 +15,59 @@ pub fn render(settings: &Settings, plan: &Plan) -> Children<Desired> {
     let mut items = Vec::new();
     let mut owned = |key, object| items.push(child(key, object, Ownership::Owned));
     for map in &plan.config_maps {
-        owned(ChildKey::ConfigMaps, Object::ConfigMap(Box::new(map.clone())));
+        owned(
+            ChildKey::ConfigMaps,
+            Object::ConfigMap(Box::new(map.clone())),
+        );
     }
     if plan.decode.is_some() || plan.prefill.is_some() {
-        owned(ChildKey::PdServiceAccount, accounts::pd_account(settings, plan));
+        owned(
+            ChildKey::PdServiceAccount,
+            accounts::pd_account(settings, plan),
+        );
     }
     if plan.epp.is_some() {
-        owned(ChildKey::EppServiceAccount, accounts::epp_account(settings, plan));
-        owned(ChildKey::EppRoleBinding, accounts::epp_role_binding(settings, plan));
+        owned(
+            ChildKey::EppServiceAccount,
+            accounts::epp_account(settings, plan),
+        );
+        owned(
+            ChildKey::EppRoleBinding,
+            accounts::epp_role_binding(settings, plan),
+        );
     }
     if let Some(pool) = &plan.pool {
         owned(ChildKey::InferencePool, pool.clone());
     }
     if let Some(model) = &plan.model {
-        owned(ChildKey::InferenceModel, Object::InferenceModel(Box::new(model.clone())));
+        owned(
+            ChildKey::InferenceModel,
+            Object::InferenceModel(Box::new(model.clone())),
+        );
     }
     if let Some(route) = &plan.route {
-        owned(ChildKey::HttpRoute, Object::HttpRoute(Box::new(route.clone())));
+        owned(
+            ChildKey::HttpRoute,
+            Object::HttpRoute(Box::new(route.clone())),
+        );
     }
     if let Some(filter) = &plan.envoy_filter {
-        owned(ChildKey::EnvoyFilter, envoy_filter::envoy_filter(plan, filter));
+        owned(
+            ChildKey::EnvoyFilter,
+            envoy_filter::envoy_filter(plan, filter),
+        );
     }
     for (workload, deployment, service) in [
-        (&plan.decode, ChildKey::DecodeDeployment, ChildKey::DecodeService),
-        (&plan.prefill, ChildKey::PrefillDeployment, ChildKey::PrefillService),
+        (
+            &plan.decode,
+            ChildKey::DecodeDeployment,
+            ChildKey::DecodeService,
+        ),
+        (
+            &plan.prefill,
+            ChildKey::PrefillDeployment,
+            ChildKey::PrefillService,
+        ),
         (&plan.epp, ChildKey::EppDeployment, ChildKey::EppService),
     ] {
         if let Some(workload) = workload {
@@ -61,11 +90,20 @@ fn workload_children(workload: &Workload, deployment: ChildKey, service: ChildKe
         )
     }];
     if let Some(object) = &workload.service {
-        children.push(child(service, Object::Service(Box::new(object.clone())), Ownership::Owned));
+        children.push(child(
+            service,
+            Object::Service(Box::new(object.clone())),
+            Ownership::Owned,
+        ));
     }
     children
 }
 
 fn child(key: ChildKey, object: Object, ownership: Ownership) -> Child {
-    Child { key, object, ownership, keep_live_replicas: false }
+    Child {
+        key,
+        object,
+        ownership,
+        keep_live_replicas: false,
+    }
 }

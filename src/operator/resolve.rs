@@ -73,7 +73,13 @@ pub async fn resolve(
         redis(client, &namespace),
         route_rules_foreign(client, served, ms, &namespace),
     )?;
-    Ok(Resolved { base, served, gateways, redis, route_rules_foreign })
+    Ok(Resolved {
+        base,
+        served,
+        gateways,
+        redis,
+        route_rules_foreign,
+    })
 }
 
 async fn base_config(
@@ -82,7 +88,9 @@ async fn base_config(
     ms: &ModelService,
     own_namespace: &str,
 ) -> Result<Option<BaseConfig>, Error> {
-    let Some(reference) = &ms.spec.base_config_map_ref else { return Ok(None) };
+    let Some(reference) = &ms.spec.base_config_map_ref else {
+        return Ok(None);
+    };
     let name = reference.name.clone().unwrap_or_default();
     if name.is_empty() {
         return Err(Error::NamelessReference);
@@ -100,7 +108,11 @@ async fn base_config(
         .await
         .map_err(read("ConfigMap", &namespace, &name))?;
     match found {
-        Some(map) => Ok(Some(BaseConfig { namespace, name, data: map.data.unwrap_or_default() })),
+        Some(map) => Ok(Some(BaseConfig {
+            namespace,
+            name,
+            data: map.data.unwrap_or_default(),
+        })),
         None => Err(Error::BaseConfigMapNotFound { namespace, name }),
     }
 }
@@ -113,9 +125,15 @@ async fn gateways(
 ) -> Result<Vec<GatewayFacts>, Error> {
     let mut facts = Vec::new();
     for reference in &ms.spec.routing.gateway_refs {
-        let namespace = reference.namespace.clone().unwrap_or_else(|| own_namespace.to_owned());
-        let mut fact =
-            GatewayFacts { namespace, name: reference.name.clone(), ..GatewayFacts::default() };
+        let namespace = reference
+            .namespace
+            .clone()
+            .unwrap_or_else(|| own_namespace.to_owned());
+        let mut fact = GatewayFacts {
+            namespace,
+            name: reference.name.clone(),
+            ..GatewayFacts::default()
+        };
         if served.http_route {
             let gateway = Api::<Gateway>::namespaced(client.clone(), &fact.namespace)
                 .get_opt(&fact.name)
@@ -143,7 +161,10 @@ async fn redis(client: &Client, namespace: &str) -> Result<RedisFacts, Error> {
         .await
         .map_err(read("Service", namespace, name))?;
     let foreign_service = service.is_some_and(|service| {
-        service.labels().get(contract::LABEL_MANAGED_BY).map(String::as_str)
+        service
+            .labels()
+            .get(contract::LABEL_MANAGED_BY)
+            .map(String::as_str)
             != Some(contract::MANAGER)
     });
     let secret = Api::<Secret>::namespaced(client.clone(), namespace)
@@ -156,7 +177,10 @@ async fn redis(client: &Client, namespace: &str) -> Result<RedisFacts, Error> {
         .and_then(|bytes| String::from_utf8(bytes.0).ok())
         .filter(|password| !password.is_empty());
     let password = existing.or_else(fresh_password);
-    Ok(RedisFacts { password, foreign_service })
+    Ok(RedisFacts {
+        password,
+        foreign_service,
+    })
 }
 
 /// 192 bits from the operating system, in characters that need no quoting anywhere.

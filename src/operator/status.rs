@@ -51,12 +51,30 @@ pub fn compute(
         set(&mut conditions, ConditionType::BaseConfigResolved, &verdict);
     }
     if let Some(seen) = seen {
-        set(&mut conditions, ConditionType::WorkloadsReady, &workloads(seen));
-        set(&mut conditions, ConditionType::RouterReady, &router(ms, seen));
+        set(
+            &mut conditions,
+            ConditionType::WorkloadsReady,
+            &workloads(seen),
+        );
+        set(
+            &mut conditions,
+            ConditionType::RouterReady,
+            &router(ms, seen),
+        );
         match &seen.observed.redis {
-            Some(Ok(message)) => set(&mut conditions, ConditionType::RedisReady, &Verdict::yes("Reachable", message)),
-            Some(Err(message)) => set(&mut conditions, ConditionType::RedisReady, &Verdict::no("RedisUnreachable", message)),
-            None => conditions.retain(|condition| condition.type_ != ConditionType::RedisReady.as_str()),
+            Some(Ok(message)) => set(
+                &mut conditions,
+                ConditionType::RedisReady,
+                &Verdict::yes("Reachable", message),
+            ),
+            Some(Err(message)) => set(
+                &mut conditions,
+                ConditionType::RedisReady,
+                &Verdict::no("RedisUnreachable", message),
+            ),
+            None => {
+                conditions.retain(|condition| condition.type_ != ConditionType::RedisReady.as_str())
+            }
         }
     }
     let (ready, reconciling, stalled) = summary(&conditions, failure);
@@ -67,14 +85,23 @@ pub fn compute(
     status
 }
 
-fn base_config(ms: &ModelService, seen: Option<&Seen<'_>>, failure: Option<&Error>) -> Option<Verdict> {
+fn base_config(
+    ms: &ModelService,
+    seen: Option<&Seen<'_>>,
+    failure: Option<&Error>,
+) -> Option<Verdict> {
     if let Some(error) = failure
         && error.blames_base_config()
     {
         return Some(Verdict::no(error.reason(), chain(error)));
     }
     let seen = seen?;
-    let mut message = match ms.spec.base_config_map_ref.as_ref().and_then(|r| r.name.as_ref()) {
+    let mut message = match ms
+        .spec
+        .base_config_map_ref
+        .as_ref()
+        .and_then(|r| r.name.as_ref())
+    {
         Some(name) => format!("base config {name} resolved"),
         None => "no base config: built-in bases are used".to_owned(),
     };
@@ -90,7 +117,11 @@ fn base_config(ms: &ModelService, seen: Option<&Seen<'_>>, failure: Option<&Erro
         }
         message.truncate(end);
     }
-    let reason = if seen.plan.warnings.is_empty() { "Resolved" } else { "ResolvedWithWarnings" };
+    let reason = if seen.plan.warnings.is_empty() {
+        "Resolved"
+    } else {
+        "ResolvedWithWarnings"
+    };
     Some(Verdict::yes(reason, message))
 }
 
@@ -98,19 +129,28 @@ fn base_config(ms: &ModelService, seen: Option<&Seen<'_>>, failure: Option<&Erro
 fn describe(status: &mut ModelServiceStatus, seen: &Seen<'_>) {
     let applied = &seen.outcome.applied;
     let counts = |key| {
-        applied.deployment(key).map_or((String::new(), 0), |deployment| {
-            let (ready, wanted, available) = counts(deployment);
-            (format!("{ready}/{wanted}"), available)
-        })
+        applied
+            .deployment(key)
+            .map_or((String::new(), 0), |deployment| {
+                let (ready, wanted, available) = counts(deployment);
+                (format!("{ready}/{wanted}"), available)
+            })
     };
     (status.decode_ready, status.decode_available) = counts(ChildKey::DecodeDeployment);
     (status.prefill_ready, status.prefill_available) = counts(ChildKey::PrefillDeployment);
     (status.epp_ready, status.epp_available) = counts(ChildKey::EppDeployment);
     let decode = applied.deployment(ChildKey::DecodeDeployment);
-    status.decode_replicas = decode.map(|d| d.status.as_ref().and_then(|s| s.replicas).unwrap_or(0));
+    status.decode_replicas =
+        decode.map(|d| d.status.as_ref().and_then(|s| s.replicas).unwrap_or(0));
     status.decode_selector = decode.and_then(|deployment| {
         let labels = deployment.spec.selector.match_labels.as_ref()?;
-        Some(labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(","))
+        Some(
+            labels
+                .iter()
+                .map(|(k, v)| format!("{k}={v}"))
+                .collect::<Vec<_>>()
+                .join(","),
+        )
     });
     let name = |key| applied.get(key).map(Object::name);
     status.decode_deployment_ref = name(ChildKey::DecodeDeployment);
@@ -121,11 +161,17 @@ fn describe(status: &mut ModelServiceStatus, seen: &Seen<'_>) {
     status.inference_pool_ref = name(ChildKey::InferencePool);
     status.envoy_filter_ref = name(ChildKey::EnvoyFilter);
     let account = name(ChildKey::PdServiceAccount);
-    status.prefill_service_account_ref = account.clone().filter(|_| status.prefill_deployment_ref.is_some());
+    status.prefill_service_account_ref = account
+        .clone()
+        .filter(|_| status.prefill_deployment_ref.is_some());
     status.decode_service_account_ref = account.filter(|_| status.decode_deployment_ref.is_some());
     status.epp_role_binding = name(ChildKey::EppRoleBinding);
-    status.config_map_names =
-        applied.items.iter().filter(|c| c.key == ChildKey::ConfigMaps).map(|c| c.object.name()).collect();
+    status.config_map_names = applied
+        .items
+        .iter()
+        .filter(|c| c.key == ChildKey::ConfigMaps)
+        .map(|c| c.object.name())
+        .collect();
     status.inventory.clone_from(&seen.outcome.inventory);
     status.url = url(&seen.observed.gateways);
 }
@@ -134,7 +180,9 @@ fn counts(deployment: &Deployment) -> (i32, i32, i32) {
     let wanted = deployment.spec.replicas.unwrap_or(1);
     let status = deployment.status.as_ref();
     let ready = status.and_then(|status| status.ready_replicas).unwrap_or(0);
-    let available = status.and_then(|status| status.available_replicas).unwrap_or(0);
+    let available = status
+        .and_then(|status| status.available_replicas)
+        .unwrap_or(0);
     (ready, wanted, available)
 }
 
@@ -142,11 +190,23 @@ fn counts(deployment: &Deployment) -> (i32, i32, i32) {
 fn url(gateways: &[Gateway]) -> Option<String> {
     gateways.iter().find_map(|gateway| {
         let address = gateway.status.as_ref()?.addresses.first()?;
-        let listener = gateway.spec.listeners.iter().find(|l| matches!(l.protocol.as_str(), "HTTP" | "HTTPS"))?;
+        let listener = gateway
+            .spec
+            .listeners
+            .iter()
+            .find(|l| matches!(l.protocol.as_str(), "HTTP" | "HTTPS"))?;
         let scheme = listener.protocol.to_lowercase();
-        let host = if address.value.contains(':') { format!("[{}]", address.value) } else { address.value.clone() };
+        let host = if address.value.contains(':') {
+            format!("[{}]", address.value)
+        } else {
+            address.value.clone()
+        };
         let default = if scheme == "http" { 80 } else { 443 };
-        let port = if listener.port == default { String::new() } else { format!(":{}", listener.port) };
+        let port = if listener.port == default {
+            String::new()
+        } else {
+            format!(":{}", listener.port)
+        };
         Some(format!("{scheme}://{host}{port}"))
     })
 }
@@ -161,18 +221,35 @@ fn mirror(conditions: &mut Vec<Condition>, seen: &Seen<'_>) {
     let ours = |type_: &str| {
         ["Available", "Progressing", "ReplicaFailure"]
             .iter()
-            .any(|suffix| roles.iter().any(|(role, _)| type_ == format!("{role}{suffix}")))
+            .any(|suffix| {
+                roles
+                    .iter()
+                    .any(|(role, _)| type_ == format!("{role}{suffix}"))
+            })
     };
     conditions.retain(|condition| !ours(&condition.type_));
     for (role, key) in roles {
-        let Some(deployment) = seen.outcome.applied.deployment(key) else { continue };
-        let list = deployment.status.as_ref().and_then(|status| status.conditions.as_ref());
+        let Some(deployment) = seen.outcome.applied.deployment(key) else {
+            continue;
+        };
+        let list = deployment
+            .status
+            .as_ref()
+            .and_then(|status| status.conditions.as_ref());
         for condition in list.into_iter().flatten() {
-            let Some(time) = condition.last_update_time.clone() else { continue };
+            let Some(time) = condition.last_update_time.clone() else {
+                continue;
+            };
             conditions.push(Condition {
                 type_: format!("{role}{}", condition.type_.clone().unwrap_or_default()),
-                status: condition.status.clone().unwrap_or_else(|| "Unknown".to_owned()),
-                reason: condition.reason.clone().unwrap_or_else(|| "Unknown".to_owned()),
+                status: condition
+                    .status
+                    .clone()
+                    .unwrap_or_else(|| "Unknown".to_owned()),
+                reason: condition
+                    .reason
+                    .clone()
+                    .unwrap_or_else(|| "Unknown".to_owned()),
                 message: condition.message.clone().unwrap_or_default(),
                 last_transition_time: time,
                 observed_generation: None,
@@ -187,53 +264,86 @@ fn workloads(seen: &Seen<'_>) -> Verdict {
         return Verdict::no(error.reason(), error.to_string());
     }
     if seen.observed.unready.is_empty() {
-        return Verdict::yes("AllReady", format!("{} Deployments are ready", deployments.len()));
+        return Verdict::yes(
+            "AllReady",
+            format!("{} Deployments are ready", deployments.len()),
+        );
     }
-    let troubled = seen.observed.unready.iter().find(|(_, why)| !why.is_empty());
+    let troubled = seen
+        .observed
+        .unready
+        .iter()
+        .find(|(_, why)| !why.is_empty());
     let (name, why) = troubled.unwrap_or(&seen.observed.unready[0]);
     if why.is_empty() {
         let (ready, wanted) = deployments
             .iter()
             .find(|deployment| deployment.name_any() == *name)
-            .map_or((0, 0), |deployment| (counts(deployment).0, counts(deployment).1));
-        return Verdict::no("Progressing", format!("Deployment {name}: {ready} of {wanted} pods are ready"));
+            .map_or((0, 0), |deployment| {
+                (counts(deployment).0, counts(deployment).1)
+            });
+        return Verdict::no(
+            "Progressing",
+            format!("Deployment {name}: {ready} of {wanted} pods are ready"),
+        );
     }
     Verdict::no("PodsFailing", format!("Deployment {name}: {why}"))
 }
 
 fn deployments(applied: &Children<Applied>) -> impl Iterator<Item = &Deployment> {
-    applied.items.iter().filter_map(|child| match &child.object {
-        Object::Deployment(deployment) => Some(deployment.as_ref()),
-        _ => None,
-    })
+    applied
+        .items
+        .iter()
+        .filter_map(|child| match &child.object {
+            Object::Deployment(deployment) => Some(deployment.as_ref()),
+            _ => None,
+        })
 }
 
 /// What the gateway says; nothing is assumed.
 fn router(ms: &ModelService, seen: &Seen<'_>) -> Verdict {
     if seen.outcome.applied.get(ChildKey::HttpRoute).is_none() {
         return if ms.spec.routing.gateway_refs.is_empty() {
-            Verdict::yes("NoRoute", "spec.routing.gatewayRefs is empty: routing is somebody else's")
+            Verdict::yes(
+                "NoRoute",
+                "spec.routing.gatewayRefs is empty: routing is somebody else's",
+            )
         } else {
             Verdict::no("NoRoute", "the HTTPRoute does not exist")
         };
     }
     let refs = &ms.spec.routing.gateway_refs;
     for reference in refs {
-        let namespace = reference.namespace.clone().or_else(|| ms.namespace()).unwrap_or_default();
+        let namespace = reference
+            .namespace
+            .clone()
+            .or_else(|| ms.namespace())
+            .unwrap_or_default();
         let name = format!("Gateway {namespace}/{}", reference.name);
         let found = seen.observed.gateways.iter().find(|gateway| {
-            gateway.name_any() == reference.name && gateway.namespace().as_deref() == Some(namespace.as_str())
+            gateway.name_any() == reference.name
+                && gateway.namespace().as_deref() == Some(namespace.as_str())
         });
         let Some(gateway) = found else {
-            return Verdict::no("GatewayNotFound", format!("{name} (spec.routing.gatewayRefs) does not exist"));
+            return Verdict::no(
+                "GatewayNotFound",
+                format!("{name} (spec.routing.gatewayRefs) does not exist"),
+            );
         };
-        let conditions = gateway.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+        let conditions = gateway
+            .status
+            .as_ref()
+            .map(|s| s.conditions.as_slice())
+            .unwrap_or_default();
         if let Some(verdict) = unless_true(conditions, "Programmed", &name) {
             return verdict;
         }
     }
     if seen.observed.route_parents.is_empty() {
-        return Verdict::no("Pending", "no gateway controller has accepted the HTTPRoute yet");
+        return Verdict::no(
+            "Pending",
+            "no gateway controller has accepted the HTTPRoute yet",
+        );
     }
     for parent in &seen.observed.route_parents {
         for type_ in ["Accepted", "ResolvedRefs"] {
@@ -243,15 +353,19 @@ fn router(ms: &ModelService, seen: &Seen<'_>) -> Verdict {
             }
         }
     }
-    Verdict::yes("Programmed", "the gateway has accepted and programmed the route")
+    Verdict::yes(
+        "Programmed",
+        "the gateway has accepted and programmed the route",
+    )
 }
 
 fn unless_true(conditions: &[Condition], type_: &str, what: &str) -> Option<Verdict> {
     match conditions.iter().find(|condition| condition.type_ == type_) {
         Some(condition) if condition.status == "True" => None,
-        Some(condition) if condition.status == "False" => {
-            Some(Verdict::no(condition.reason.clone(), format!("{what} is not {type_}: {}", condition.message)))
-        }
+        Some(condition) if condition.status == "False" => Some(Verdict::no(
+            condition.reason.clone(),
+            format!("{what} is not {type_}: {}", condition.message),
+        )),
         _ => Some(Verdict::no("Pending", format!("{what} is not {type_} yet"))),
     }
 }
@@ -263,14 +377,28 @@ fn summary(conditions: &[Condition], failure: Option<&Error>) -> (Verdict, Verdi
         let user = error.class() == Class::UserInput;
         let ready = Verdict::no(error.reason(), &message);
         return if user {
-            (ready, Verdict::no("Stalled", "waiting for a change"), Verdict::yes(error.reason(), message))
+            (
+                ready,
+                Verdict::no("Stalled", "waiting for a change"),
+                Verdict::yes(error.reason(), message),
+            )
         } else {
-            (ready, Verdict::yes("Retrying", message), Verdict::no("NotStalled", "the operator is retrying"))
+            (
+                ready,
+                Verdict::yes("Retrying", message),
+                Verdict::no("NotStalled", "the operator is retrying"),
+            )
         };
     }
-    let needed = [ConditionType::BaseConfigResolved, ConditionType::WorkloadsReady, ConditionType::RouterReady];
+    let needed = [
+        ConditionType::BaseConfigResolved,
+        ConditionType::WorkloadsReady,
+        ConditionType::RouterReady,
+    ];
     let blocking = needed.iter().find_map(|type_| {
-        conditions.iter().find(|c| c.type_ == type_.as_str() && c.status != "True")
+        conditions
+            .iter()
+            .find(|c| c.type_ == type_.as_str() && c.status != "True")
     });
     let not_stalled = Verdict::no("NotStalled", "nothing waits for a user");
     match blocking {

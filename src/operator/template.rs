@@ -24,27 +24,46 @@ impl Renderer {
             ("ModelName", model.clone()),
             (
                 "SanitizedModelName",
-                if sanitized.is_empty() { "default-modelName".to_owned() } else { sanitized },
+                if sanitized.is_empty() {
+                    "default-modelName".to_owned()
+                } else {
+                    sanitized
+                },
             ),
             ("HFModelName", artifacts.hf_model_name().to_owned()),
             ("ModelPath", artifacts.model_path().to_owned()),
             ("MountedModelPath", artifacts.mounted_path()),
             (
                 "AuthSecretName",
-                ms.spec.model_artifacts.auth_secret_name.clone().unwrap_or_default(),
+                ms.spec
+                    .model_artifacts
+                    .auth_secret_name
+                    .clone()
+                    .unwrap_or_default(),
             ),
             ("EPPServiceName", names::epp_service(name)),
             ("EPPDeploymentName", names::epp_deployment(name)),
-            ("PrefillDeploymentName", names::deployment(name, Role::Prefill)),
-            ("DecodeDeploymentName", names::deployment(name, Role::Decode)),
+            (
+                "PrefillDeploymentName",
+                names::deployment(name, Role::Prefill),
+            ),
+            (
+                "DecodeDeploymentName",
+                names::deployment(name, Role::Decode),
+            ),
             ("PrefillServiceName", names::service(name, Role::Prefill)),
             ("DecodeServiceName", names::service(name, Role::Decode)),
             ("InferencePoolName", names::inference_pool(name)),
             ("InferenceModelName", name.to_owned()),
         ];
         let data = Value::structure(fields.map(|(name, value)| (name, Value::from(value))));
-        let ports: Vec<(String, i32)> =
-            ms.spec.routing.ports.iter().map(|port| (port.name.clone(), port.port)).collect();
+        let ports: Vec<(String, i32)> = ms
+            .spec
+            .routing
+            .ports
+            .iter()
+            .map(|port| (port.name.clone(), port.port))
+            .collect();
         let functions = Functions::standard().with("getPort", move |args| {
             let [Value::String(wanted)] = args else {
                 return Err("wants one argument: the name of a port".to_owned());

@@ -49,7 +49,10 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let mut served_now = discover(&client, &shutdown).await?;
     let changes = watch_crds(client.clone(), &shutdown);
-    let reporter = Reporter { controller: contract::MANAGER.to_owned(), instance: Some(instance) };
+    let reporter = Reporter {
+        controller: contract::MANAGER.to_owned(),
+        instance: Some(instance),
+    };
     while !shutdown.begun() {
         tracing::info!(served = ?served_now, "watching");
         let context = Arc::new(Context {
@@ -74,7 +77,10 @@ pub async fn run(
             .for_each(|result| async move {
                 // Failed reconciles are logged where their back-off is decided.
                 if let Err(kube::runtime::controller::Error::QueueError(error)) = result {
-                    tracing::warn!(error = format!("{error:#}"), "watch failed; it is tried again");
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        "watch failed; it is tried again"
+                    );
                 }
             })
             .await;
@@ -89,7 +95,9 @@ fn controller(client: &Client, served: Served) -> Controller<ModelService> {
     let config = watcher::Config::default();
     let controller = Controller::new(Api::<ModelService>::all(client.clone()), config.clone())
         .with_config(
-            kube::runtime::controller::Config::default().debounce(DEBOUNCE).concurrency(CONCURRENCY),
+            kube::runtime::controller::Config::default()
+                .debounce(DEBOUNCE)
+                .concurrency(CONCURRENCY),
         );
     let store = controller.store();
     let mut controller = controller
@@ -115,7 +123,9 @@ fn controller(client: &Client, served: Served) -> Controller<ModelService> {
     }
     match served.inference_pool {
         Some(PoolVersion::V1) => controller.owns(metadata::<InferencePool>(client), config.clone()),
-        Some(PoolVersion::V1Alpha2) => controller.owns(metadata::<InferencePoolAlpha>(client), config.clone()),
+        Some(PoolVersion::V1Alpha2) => {
+            controller.owns(metadata::<InferencePoolAlpha>(client), config.clone())
+        }
         None => controller,
     }
 }
@@ -134,19 +144,30 @@ fn users_of_base_config(
 ) -> Vec<ObjectRef<ModelService>> {
     let (namespace, name) = (map.namespace(), map.name_any());
     refs(store, |ms| {
-        ms.spec.base_config_map_ref.as_ref().is_some_and(|reference| {
-            let own = ms.namespace();
-            let wanted = reference.namespace.clone().filter(|n| !n.is_empty()).or(own);
-            reference.name.as_deref() == Some(name.as_str()) && wanted == namespace
-        })
+        ms.spec
+            .base_config_map_ref
+            .as_ref()
+            .is_some_and(|reference| {
+                let own = ms.namespace();
+                let wanted = reference
+                    .namespace
+                    .clone()
+                    .filter(|n| !n.is_empty())
+                    .or(own);
+                reference.name.as_deref() == Some(name.as_str()) && wanted == namespace
+            })
     })
 }
 
-fn users_of_gateway(store: &Store<ModelService>, gateway: &Gateway) -> Vec<ObjectRef<ModelService>> {
+fn users_of_gateway(
+    store: &Store<ModelService>,
+    gateway: &Gateway,
+) -> Vec<ObjectRef<ModelService>> {
     let (namespace, name) = (gateway.namespace(), gateway.name_any());
     refs(store, |ms| {
         ms.spec.routing.gateway_refs.iter().any(|reference| {
-            reference.name == name && reference.namespace.clone().or_else(|| ms.namespace()) == namespace
+            reference.name == name
+                && reference.namespace.clone().or_else(|| ms.namespace()) == namespace
         })
     })
 }
@@ -169,7 +190,9 @@ fn watch_crds(client: Client, shutdown: &Shutdown) -> watch::Receiver<u64> {
     let stop = shutdown.clone();
     shutdown.spawn("CRD watch", async move {
         let api = Api::<PartialObjectMeta<CustomResourceDefinition>>::all(client);
-        let stream = watcher(api, watcher::Config::default()).default_backoff().touched_objects();
+        let stream = watcher(api, watcher::Config::default())
+            .default_backoff()
+            .touched_objects();
         let mut stream = std::pin::pin!(stream);
         loop {
             tokio::select! {
@@ -222,7 +245,10 @@ async fn discover(client: &Client, shutdown: &Shutdown) -> anyhow::Result<Served
         match served::discover(client).await {
             Ok(served) => return Ok(served),
             Err(error) if shutdown.begun() => return Err(error.into()),
-            Err(error) => tracing::warn!(error = error.to_string(), "the API server does not answer; trying again"),
+            Err(error) => tracing::warn!(
+                error = error.to_string(),
+                "the API server does not answer; trying again"
+            ),
         }
         tokio::select! {
             () = tokio::time::sleep(delay) => delay = (delay * 2).min(Duration::from_secs(15)),

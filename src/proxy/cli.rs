@@ -7,17 +7,38 @@ use crate::telemetry::logging::LogArgs;
 
 /// Flags of other generations that have nothing to act on here.
 const IGNORED: &[&str] = &[
-    "v", "secure-proxy", "secure-serving", "cert-path", "decoder-use-tls", "prefiller-use-tls",
-    "decoder-tls-insecure-skip-verify", "prefiller-tls-insecure-skip-verify",
-    "enable-ssrf-protection", "inference-pool-namespace", "inference-pool-name", "inference-pool",
-    "data-parallel-size", "enable-prefiller-sampling", "zap-encoder", "zap-log-level",
-    "zap-devel", "zap-stacktrace-level", "zap-time-encoding", "enable-tls",
-    "tls-insecure-skip-verify", "pool-group",
+    "v",
+    "secure-proxy",
+    "secure-serving",
+    "cert-path",
+    "decoder-use-tls",
+    "prefiller-use-tls",
+    "decoder-tls-insecure-skip-verify",
+    "prefiller-tls-insecure-skip-verify",
+    "enable-ssrf-protection",
+    "inference-pool-namespace",
+    "inference-pool-name",
+    "inference-pool",
+    "data-parallel-size",
+    "enable-prefiller-sampling",
+    "zap-encoder",
+    "zap-log-level",
+    "zap-devel",
+    "zap-stacktrace-level",
+    "zap-time-encoding",
+    "enable-tls",
+    "tls-insecure-skip-verify",
+    "pool-group",
 ];
 /// Ignored flags that are switches: no value follows.
 const SWITCHES: &[&str] = &[
-    "secure-proxy", "decoder-use-tls", "prefiller-use-tls", "decoder-tls-insecure-skip-verify",
-    "prefiller-tls-insecure-skip-verify", "enable-ssrf-protection", "enable-prefiller-sampling",
+    "secure-proxy",
+    "decoder-use-tls",
+    "prefiller-use-tls",
+    "decoder-tls-insecure-skip-verify",
+    "prefiller-tls-insecure-skip-verify",
+    "enable-ssrf-protection",
+    "enable-prefiller-sampling",
     "zap-devel",
 ];
 

@@ -33,14 +33,22 @@ pub struct Proxy {
 impl Proxy {
     /// A sidecar in front of this engine.
     pub fn new(upstream: Upstream) -> Self {
-        Self { upstream, told_about_prefill: Arc::default() }
+        Self {
+            upstream,
+            told_about_prefill: Arc::default(),
+        }
     }
 
     /// Serves until shutdown; open requests are finished within `drain`.
     ///
     /// # Errors
     /// When the listener fails.
-    pub async fn serve(self, listener: TcpListener, drain: std::time::Duration, shutdown: Shutdown) -> anyhow::Result<()> {
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        drain: std::time::Duration,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<()> {
         let graceful = GracefulShutdown::new();
         let server = auto::Builder::new(TokioExecutor::new());
         loop {
@@ -87,7 +95,9 @@ impl Proxy {
         if route::take_routing(request.headers_mut())
             && !self.told_about_prefill.swap(true, Ordering::Relaxed)
         {
-            tracing::warn!("a request asked for a prefill elsewhere; this version computes prompts in the decode engine");
+            tracing::warn!(
+                "a request asked for a prefill elsewhere; this version computes prompts in the decode engine"
+            );
         }
         match self.upstream.send(request).await {
             Ok(mut response) => {
@@ -103,17 +113,24 @@ impl Proxy {
 fn failure(error: &hyper_util::client::legacy::Error) -> Response<Body> {
     let refused = io_kind(error) == Some(ErrorKind::ConnectionRefused);
     let (status, message) = if refused || error.is_connect() {
-        (StatusCode::SERVICE_UNAVAILABLE, "the model server is not reachable")
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the model server is not reachable",
+        )
     } else {
-        (StatusCode::BAD_GATEWAY, "the model server broke the connection")
+        (
+            StatusCode::BAD_GATEWAY,
+            "the model server broke the connection",
+        )
     };
     tracing::warn!(error = crate_chain(error), %status, "request failed");
     let body = openai::error::body(status.as_u16(), message).to_string();
     let mut response = plain(status, "");
     *response.body_mut() = full(body);
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("application/json"),
+    );
     response
 }
 
@@ -145,5 +162,7 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
 }
 
 fn full(text: impl Into<Bytes>) -> Body {
-    Full::new(text.into()).map_err(|never: Infallible| match never {}).boxed()
+    Full::new(text.into())
+        .map_err(|never: Infallible| match never {})
+        .boxed()
 }

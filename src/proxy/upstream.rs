@@ -32,8 +32,10 @@ impl Upstream {
             .pool_idle_timeout(IDLE)
             .pool_timer(TokioTimer::new())
             .build(connector);
-        let authority =
-            address.to_string().parse().expect("a socket address is always a valid authority");
+        let authority = address
+            .to_string()
+            .parse()
+            .expect("a socket address is always a valid authority");
         Self { client, authority }
     }
 
@@ -48,9 +50,9 @@ impl Upstream {
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(Scheme::HTTP);
         parts.authority = Some(self.authority.clone());
-        parts.path_and_query = Some(path.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")));
-        *request.uri_mut() =
-            Uri::from_parts(parts).expect("scheme, authority and path make a URI");
+        parts.path_and_query =
+            Some(path.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")));
+        *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path make a URI");
         *request.version_mut() = Version::HTTP_11;
         self.client.request(request).await
     }

@@ -52,7 +52,9 @@ pub struct ProfileConfig {
 impl ProfileConfig {
     /// True when that scorer acts.
     pub fn enables(&self, kind: ScorerKind) -> bool {
-        self.scorers.iter().any(|(scorer, weight)| *scorer == kind && weight.0 > 0)
+        self.scorers
+            .iter()
+            .any(|(scorer, weight)| *scorer == kind && weight.0 > 0)
     }
 }
 
@@ -67,7 +69,10 @@ pub struct SessionSettings {
 
 impl Default for SessionSettings {
     fn default() -> Self {
-        Self { headers: vec!["x-session-id".to_owned()], sticky: Duration::from_secs(3600) }
+        Self {
+            headers: vec!["x-session-id".to_owned()],
+            sticky: Duration::from_secs(3600),
+        }
     }
 }
 
@@ -137,7 +142,11 @@ impl Settings {
     pub fn from_env(
         env: &BTreeMap<String, String>,
     ) -> Result<(Self, Vec<Warning>), Vec<ConfigError>> {
-        let mut read = Reader { env, errors: Vec::new(), warnings: Vec::new() };
+        let mut read = Reader {
+            env,
+            errors: Vec::new(),
+            warnings: Vec::new(),
+        };
         let mut settings = Self {
             decode: read.profile(""),
             prefill: read.profile("PREFILL_"),
@@ -156,7 +165,11 @@ impl Settings {
             }
         }
         read.warn_about_unknown();
-        if read.errors.is_empty() { Ok((settings, read.warnings)) } else { Err(read.errors) }
+        if read.errors.is_empty() {
+            Ok((settings, read.warnings))
+        } else {
+            Err(read.errors)
+        }
     }
 
     /// True when a profile scores by the engines' own KV cache, so engines must publish
@@ -175,22 +188,35 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn text(&self, name: &str) -> Option<String> {
-        self.env.get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+        self.env
+            .get(name)
+            .map(|value| value.trim().to_owned())
+            .filter(|value| !value.is_empty())
     }
 
     fn wrong(&mut self, name: &str, value: &str, reason: String) {
-        self.errors.push(ConfigError { name: name.to_owned(), value: value.to_owned(), reason });
+        self.errors.push(ConfigError {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            reason,
+        });
     }
 
     fn flag(&mut self, name: &str) -> bool {
-        let Some(value) = self.text(name) else { return false };
+        let Some(value) = self.text(name) else {
+            return false;
+        };
         match value.to_ascii_lowercase().as_str() {
             "true" => true,
             "false" => false,
             // v0.1 took anything but `true` for off; so do we, but not in silence.
             _ => {
-                let message = format!("is {value:?}, which is neither true nor false; it counts as false");
-                self.warnings.push(Warning { name: name.to_owned(), message });
+                let message =
+                    format!("is {value:?}, which is neither true nor false; it counts as false");
+                self.warnings.push(Warning {
+                    name: name.to_owned(),
+                    message,
+                });
                 false
             }
         }
@@ -200,16 +226,28 @@ impl Reader<'_> {
         let value = self.text(name)?;
         match value.parse::<i128>() {
             Ok(number) if number < 0 => {
-                self.wrong(name, &value, format!("is negative; a whole number from 0 to {max} is wanted"));
+                self.wrong(
+                    name,
+                    &value,
+                    format!("is negative; a whole number from 0 to {max} is wanted"),
+                );
                 None
             }
             Ok(number) if number <= i128::from(max) => u64::try_from(number).ok(),
             Ok(_) => {
-                self.wrong(name, &value, format!("is too large; at most {max} is wanted"));
+                self.wrong(
+                    name,
+                    &value,
+                    format!("is too large; at most {max} is wanted"),
+                );
                 None
             }
             Err(_) => {
-                self.wrong(name, &value, format!("is not a whole number from 0 to {max}"));
+                self.wrong(
+                    name,
+                    &value,
+                    format!("is not a whole number from 0 to {max}"),
+                );
                 None
             }
         }
@@ -219,7 +257,10 @@ impl Reader<'_> {
         let mut scorers = Vec::new();
         for kind in ScorerKind::ALL {
             let weight = self
-                .whole(&format!("{prefix}{}_WEIGHT", kind.stem()), u64::from(MAX_WEIGHT))
+                .whole(
+                    &format!("{prefix}{}_WEIGHT", kind.stem()),
+                    u64::from(MAX_WEIGHT),
+                )
                 .map_or(1, |weight| weight as u32);
             if self.flag(&format!("{prefix}ENABLE_{}", kind.stem())) {
                 scorers.push((kind, Weight(weight)));
@@ -233,7 +274,11 @@ impl Reader<'_> {
         if let Some(algorithm) = self.text("SESSION_SCORING_ALGORITHM")
             && algorithm != "sticky_hash"
         {
-            self.wrong("SESSION_SCORING_ALGORITHM", &algorithm, "is not known; sticky_hash is".to_owned());
+            self.wrong(
+                "SESSION_SCORING_ALGORITHM",
+                &algorithm,
+                "is not known; sticky_hash is".to_owned(),
+            );
         }
         if let Some(list) = self.text("SESSION_HEADER_NAMES") {
             let headers: Vec<String> = list
@@ -242,7 +287,8 @@ impl Reader<'_> {
                 .filter(|name| !name.is_empty())
                 .collect();
             let valid = |name: &String| {
-                name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.!#$%&'*+^`|~".contains(&b))
+                name.bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-_.!#$%&'*+^`|~".contains(&b))
             };
             if let Some(bad) = headers.iter().find(|name| !valid(name)) {
                 let reason = format!("contains {bad:?}, which is not a header name");
@@ -260,7 +306,9 @@ impl Reader<'_> {
     /// `500ms`, `30s`, `5m`, `1h`, or a bare number of seconds.
     fn duration(&mut self, name: &str) -> Option<Duration> {
         let value = self.text(name)?;
-        let digits = value.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(value.len());
+        let digits = value
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(value.len());
         let (number, unit) = value.split_at(digits);
         let seconds_per_unit = match unit.trim() {
             "ms" => Some(0.001),
@@ -269,11 +317,17 @@ impl Reader<'_> {
             "h" => Some(3600.0),
             _ => None,
         };
-        let parsed = number.parse::<f64>().ok().zip(seconds_per_unit).and_then(|(number, unit)| {
-            Duration::try_from_secs_f64(number * unit).ok()
-        });
+        let parsed = number
+            .parse::<f64>()
+            .ok()
+            .zip(seconds_per_unit)
+            .and_then(|(number, unit)| Duration::try_from_secs_f64(number * unit).ok());
         if parsed.is_none() {
-            self.wrong(name, &value, "is not a duration such as 500ms, 30s, 5m or 1h".to_owned());
+            self.wrong(
+                name,
+                &value,
+                "is not a duration such as 500ms, 30s, 5m or 1h".to_owned(),
+            );
         }
         parsed
     }
@@ -285,7 +339,8 @@ impl Reader<'_> {
             let ours = bare.starts_with("SESSION_")
                 || bare.starts_with("KVCACHE_")
                 || bare.starts_with("PD_")
-                || (bare.starts_with("ENABLE_") && (bare.ends_with("_SCORER") || bare.ends_with("_FILTER")))
+                || (bare.starts_with("ENABLE_")
+                    && (bare.ends_with("_SCORER") || bare.ends_with("_FILTER")))
                 || bare.ends_with("_SCORER_WEIGHT")
                 || bare.ends_with("_FILTER_WEIGHT");
             let known = KNOWN.contains(&name.as_str())
@@ -309,7 +364,10 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<(Settings, Vec<Warning>), Vec<ConfigError>> {
-        let env = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let env = pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         Settings::from_env(&env)
     }
 
@@ -322,7 +380,10 @@ mod tests {
             ("KVCACHE_AWARE_SCORER_WEIGHT", "10"),
             ("SESSION_AWARE_SCORER_WEIGHT", "20"),
             ("SESSION_SCORING_ALGORITHM", "sticky_hash"),
-            ("SESSION_HEADER_NAMES", "session-id,x-session-id,Authorization"),
+            (
+                "SESSION_HEADER_NAMES",
+                "session-id,x-session-id,Authorization",
+            ),
             ("SESSION_STICKY_DURATION", "3600"),
             ("KVCACHE_INDEX_UPDATE_INTERVAL", "500ms"),
             ("PD_ENABLED", "true"),
@@ -332,9 +393,20 @@ mod tests {
         .unwrap();
         assert!(warnings.is_empty(), "{warnings:?}");
         assert!(settings.kv_scorer_enabled() && settings.pd_enabled);
-        assert_eq!(settings.session.headers, ["session-id", "x-session-id", "authorization"]);
-        assert_eq!(settings.index_update_interval, Some(Duration::from_millis(500)));
-        assert!(settings.decode.scorers.contains(&(ScorerKind::Session, Weight(20))));
+        assert_eq!(
+            settings.session.headers,
+            ["session-id", "x-session-id", "authorization"]
+        );
+        assert_eq!(
+            settings.index_update_interval,
+            Some(Duration::from_millis(500))
+        );
+        assert!(
+            settings
+                .decode
+                .scorers
+                .contains(&(ScorerKind::Session, Weight(20)))
+        );
     }
 
     #[test]
@@ -346,7 +418,10 @@ mod tests {
         .unwrap_err();
         let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
         assert_eq!(errors.len(), 2, "{text:?}");
-        assert!(text[0].starts_with("LOAD_AWARE_SCORER_WEIGHT: \"-1\" is negative"), "{text:?}");
+        assert!(
+            text[0].starts_with("LOAD_AWARE_SCORER_WEIGHT: \"-1\" is negative"),
+            "{text:?}"
+        );
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub enum NoEndpoint {
     #[error("failed to find endpoint candidates for serving the request: the pool is empty")]
     PoolEmpty,
     /// A filter dropped the last one.
-    #[error("failed to find endpoint candidates for serving the request: none passes the {0} filter")]
+    #[error(
+        "failed to find endpoint candidates for serving the request: none passes the {0} filter"
+    )]
     Filtered(&'static str),
 }

@@ -9,10 +9,16 @@ const TIE: f64 = 1e-9;
 /// whose turn it is.
 pub fn max_score(candidates: &[Candidate], totals: &[f64], rotation: usize) -> Option<usize> {
     let best = totals.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let tied: Vec<usize> =
-        (0..candidates.len()).filter(|index| best - totals[*index] <= TIE).collect();
-    let least = tied.iter().map(|index| candidates[*index].in_flight).min()?;
-    let calm: Vec<usize> =
-        tied.into_iter().filter(|index| candidates[*index].in_flight == least).collect();
+    let tied: Vec<usize> = (0..candidates.len())
+        .filter(|index| best - totals[*index] <= TIE)
+        .collect();
+    let least = tied
+        .iter()
+        .map(|index| candidates[*index].in_flight)
+        .min()?;
+    let calm: Vec<usize> = tied
+        .into_iter()
+        .filter(|index| candidates[*index].in_flight == least)
+        .collect();
     calm.get(rotation % calm.len()).copied()
 }

@@ -25,8 +25,9 @@ pub fn run(
     let mut kept = candidates.to_vec();
     let mut rows = Vec::new();
     for filter in filters {
-        let (keep, drop): (Vec<_>, Vec<_>) =
-            kept.into_iter().partition(|candidate| filter.keeps(request, candidate));
+        let (keep, drop): (Vec<_>, Vec<_>) = kept
+            .into_iter()
+            .partition(|candidate| filter.keeps(request, candidate));
         rows.extend(drop.iter().map(|candidate| Row {
             endpoint: candidate.id,
             dropped_by: Some(filter.name()),
@@ -52,11 +53,16 @@ pub fn run(
     }
     let chosen = picker::max_score(&kept, &totals, rotation).ok_or(NoEndpoint::PoolEmpty)?;
     let id = kept[chosen].id;
-    rows.extend(kept.iter().zip(scores).zip(totals).map(|((candidate, scores), total)| Row {
-        endpoint: candidate.id,
-        dropped_by: None,
-        scores,
-        total,
-    }));
+    rows.extend(
+        kept.iter()
+            .zip(scores)
+            .zip(totals)
+            .map(|((candidate, scores), total)| Row {
+                endpoint: candidate.id,
+                dropped_by: None,
+                scores,
+                total,
+            }),
+    );
     Ok((id, rows))
 }

@@ -29,7 +29,10 @@ impl Allowed {
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         text.parse().map(Self::Socket).ok().or_else(|| {
-            text.trim_matches(['[', ']']).parse().map(Self::Address).ok()
+            text.trim_matches(['[', ']'])
+                .parse()
+                .map(Self::Address)
+                .ok()
         })
     }
 

@@ -23,16 +23,22 @@ pub fn schedule(
     let (decode, explain) =
         profile::run(&settings.decode, &filters, request, candidates, rotation)?;
     let chosen = candidates.iter().find(|candidate| candidate.id == decode);
-    let prefill = chosen.filter(|chosen| wants_prefill(settings, request, chosen)).and_then(|_| {
-        let filters = [Filter::Ready, Filter::Role(Role::Prefill)];
-        let pods: Vec<Candidate> = candidates
-            .iter()
-            .filter(|candidate| candidate.role == Role::Prefill && candidate.id != decode)
-            .cloned()
-            .collect();
-        profile::run(&settings.prefill, &filters, request, &pods, rotation).ok()
-    });
-    Ok(Decision { decode, prefill: prefill.map(|(endpoint, _)| endpoint), explain })
+    let prefill = chosen
+        .filter(|chosen| wants_prefill(settings, request, chosen))
+        .and_then(|_| {
+            let filters = [Filter::Ready, Filter::Role(Role::Prefill)];
+            let pods: Vec<Candidate> = candidates
+                .iter()
+                .filter(|candidate| candidate.role == Role::Prefill && candidate.id != decode)
+                .cloned()
+                .collect();
+            profile::run(&settings.prefill, &filters, request, &pods, rotation).ok()
+        });
+    Ok(Decision {
+        decode,
+        prefill: prefill.map(|(endpoint, _)| endpoint),
+        explain,
+    })
 }
 
 fn wants_prefill(settings: &Settings, request: &Request, decode: &Candidate) -> bool {

@@ -11,7 +11,11 @@ pub struct Score(f64);
 impl Score {
     /// Clamps into range; what is not a number is 0.
     pub fn new(value: f64) -> Self {
-        Self(if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0) })
+        Self(if value.is_nan() {
+            0.0
+        } else {
+            value.clamp(0.0, 1.0)
+        })
     }
 
     /// The number.
@@ -33,19 +37,32 @@ pub fn score(kind: ScorerKind, request: &Request, candidates: &[Candidate]) -> V
 /// 1 for the least loaded, 0 for the most, in proportion between; all 1 when equal.
 fn load(candidates: &[Candidate]) -> Vec<Score> {
     let loads = || candidates.iter().map(|candidate| candidate.in_flight);
-    let (Some(least), Some(most)) = (loads().min(), loads().max()) else { return Vec::new() };
+    let (Some(least), Some(most)) = (loads().min(), loads().max()) else {
+        return Vec::new();
+    };
     let span = (most - least) as f64;
     loads()
-        .map(|load| Score::new(if span == 0.0 { 1.0 } else { (most - load) as f64 / span }))
+        .map(|load| {
+            Score::new(if span == 0.0 {
+                1.0
+            } else {
+                (most - load) as f64 / span
+            })
+        })
         .collect()
 }
 
 /// 1 for the endpoint that rendezvous hashing gives the session, 0 for the others; all 0
 /// without a session. Adding an endpoint moves only the sessions that move to it.
 fn session(request: &Request, candidates: &[Candidate]) -> Vec<Score> {
-    let Some(session) = request.session else { return vec![Score::default(); candidates.len()] };
+    let Some(session) = request.session else {
+        return vec![Score::default(); candidates.len()];
+    };
     let rank = |candidate: &Candidate| mix(session, &candidate.id.to_string());
-    let home = candidates.iter().max_by_key(|candidate| rank(candidate)).map(|home| home.id);
+    let home = candidates
+        .iter()
+        .max_by_key(|candidate| rank(candidate))
+        .map(|home| home.id);
     candidates
         .iter()
         .map(|candidate| Score::new(f64::from(u8::from(Some(candidate.id) == home))))
@@ -70,6 +87,12 @@ fn share(request: &Request, candidates: &[Candidate], blocks: fn(&Candidate) -> 
     let total = f64::from(request.prompt_blocks);
     candidates
         .iter()
-        .map(|candidate| Score::new(if total == 0.0 { 0.0 } else { f64::from(blocks(candidate)) / total }))
+        .map(|candidate| {
+            Score::new(if total == 0.0 {
+                0.0
+            } else {
+                f64::from(blocks(candidate)) / total
+            })
+        })
         .collect()
 }

@@ -12,12 +12,25 @@ use super::schedule;
 
 fn candidate(last: u8, role: Role, ready: bool, in_flight: u64) -> Candidate {
     let id = EndpointId(SocketAddr::new(IpAddr::from([10, 0, 0, last]), 8000));
-    Candidate { id, role, ready, in_flight, cached_blocks: 0, prefix_blocks: 0 }
+    Candidate {
+        id,
+        role,
+        ready,
+        in_flight,
+        cached_blocks: 0,
+        prefix_blocks: 0,
+    }
 }
 
 fn by_load() -> Settings {
-    let decode = ProfileConfig { scorers: vec![(ScorerKind::Load, Weight(1))] };
-    Settings { decode: decode.clone(), prefill: decode, ..Settings::default() }
+    let decode = ProfileConfig {
+        scorers: vec![(ScorerKind::Load, Weight(1))],
+    };
+    Settings {
+        decode: decode.clone(),
+        prefill: decode,
+        ..Settings::default()
+    }
 }
 
 #[test]
@@ -35,19 +48,35 @@ fn the_least_loaded_ready_decode_endpoint_wins() {
 
 #[test]
 fn equals_take_turns() {
-    let fleet: Vec<_> = (1..=3).map(|n| candidate(n, Role::Decode, true, 0)).collect();
+    let fleet: Vec<_> = (1..=3)
+        .map(|n| candidate(n, Role::Decode, true, 0))
+        .collect();
     let picks: std::collections::BTreeSet<_> = (0..3)
-        .map(|turn| schedule(&by_load(), &Request::default(), &fleet, turn).unwrap().decode)
+        .map(|turn| {
+            schedule(&by_load(), &Request::default(), &fleet, turn)
+                .unwrap()
+                .decode
+        })
         .collect();
     assert_eq!(picks.len(), 3);
 }
 
 #[test]
 fn long_prompts_get_a_prefill_endpoint_when_asked_for() {
-    let fleet = [candidate(1, Role::Decode, true, 0), candidate(2, Role::Prefill, true, 0)];
-    let settings = Settings { pd_enabled: true, pd_threshold: 100, ..by_load() };
+    let fleet = [
+        candidate(1, Role::Decode, true, 0),
+        candidate(2, Role::Prefill, true, 0),
+    ];
+    let settings = Settings {
+        pd_enabled: true,
+        pd_threshold: 100,
+        ..by_load()
+    };
     let decide = |prompt_bytes| {
-        let request = Request { prompt_bytes, ..Request::default() };
+        let request = Request {
+            prompt_bytes,
+            ..Request::default()
+        };
         schedule(&settings, &request, &fleet, 0).unwrap().prefill
     };
     assert_eq!(decide(99), None);
@@ -57,9 +86,18 @@ fn long_prompts_get_a_prefill_endpoint_when_asked_for() {
 #[test]
 fn a_subset_that_matches_nothing_is_refused() {
     let fleet = [candidate(1, Role::Decode, true, 0)];
-    let request = Request { subset: Some(Vec::new()), ..Request::default() };
-    assert_eq!(schedule(&by_load(), &request, &fleet, 0), Err(NoEndpoint::Filtered("subset")));
-    let request = Request { subset: Allowed::parse("10.0.0.1").map(|a| vec![a]), ..request };
+    let request = Request {
+        subset: Some(Vec::new()),
+        ..Request::default()
+    };
+    assert_eq!(
+        schedule(&by_load(), &request, &fleet, 0),
+        Err(NoEndpoint::Filtered("subset"))
+    );
+    let request = Request {
+        subset: Allowed::parse("10.0.0.1").map(|a| vec![a]),
+        ..request
+    };
     assert!(schedule(&by_load(), &request, &fleet, 0).is_ok());
 }
 
@@ -73,8 +111,15 @@ prop_compose! {
 }
 
 fn all_scorers(weights: &[u32; 4]) -> Settings {
-    let scorers = ScorerKind::ALL.into_iter().zip(weights).map(|(kind, weight)| (kind, Weight(*weight))).collect();
-    Settings { decode: ProfileConfig { scorers }, ..by_load() }
+    let scorers = ScorerKind::ALL
+        .into_iter()
+        .zip(weights)
+        .map(|(kind, weight)| (kind, Weight(*weight)))
+        .collect();
+    Settings {
+        decode: ProfileConfig { scorers },
+        ..by_load()
+    }
 }
 
 proptest! {

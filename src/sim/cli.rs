@@ -154,7 +154,8 @@ fn launcher(args: &[String]) -> &[String] {
 
 /// Milliseconds, or a number with a unit.
 fn duration(name: &str, text: &str) -> Result<Duration, Error> {
-    let (digits, unit) = text.split_at(text.find(|c: char| c.is_alphabetic()).unwrap_or(text.len()));
+    let (digits, unit) =
+        text.split_at(text.find(|c: char| c.is_alphabetic()).unwrap_or(text.len()));
     let millis = match unit {
         "" | "ms" => Some(1.0),
         "s" => Some(1000.0),
@@ -165,5 +166,9 @@ fn duration(name: &str, text: &str) -> Result<Duration, Error> {
         .ok()
         .zip(millis)
         .and_then(|(number, unit)| Duration::try_from_secs_f64(number * unit / 1000.0).ok())
-        .ok_or_else(|| Error { flag: format!("--{name}"), value: text.to_owned(), wanted: "milliseconds" })
+        .ok_or_else(|| Error {
+            flag: format!("--{name}"),
+            value: text.to_owned(),
+            wanted: "milliseconds",
+        })
 }

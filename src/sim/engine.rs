@@ -34,7 +34,12 @@ pub struct PrefixCache {
 impl PrefixCache {
     /// An empty cache of `capacity` blocks of `block_size` tokens; 0 blocks is no cache.
     pub fn new(block_size: usize, capacity: usize) -> Self {
-        Self { block_size: block_size.max(1), capacity, blocks: HashMap::new(), uses: 0 }
+        Self {
+            block_size: block_size.max(1),
+            capacity,
+            blocks: HashMap::new(),
+            uses: 0,
+        }
     }
 
     /// Takes a prompt in and says how many of its tokens were there already. Only whole
@@ -44,14 +49,20 @@ impl PrefixCache {
         let mut hit = true;
         let mut parent = 0_u64;
         for block in tokens.chunks_exact(self.block_size) {
-            parent = block.iter().fold(mix(parent, b"|"), |key, token| mix(key, token.as_bytes()));
+            parent = block
+                .iter()
+                .fold(mix(parent, b"|"), |key, token| mix(key, token.as_bytes()));
             self.uses += 1;
             let known = self.blocks.insert(parent, self.uses).is_some();
             hit &= known;
             cached_blocks += usize::from(hit);
         }
         while self.blocks.len() > self.capacity {
-            let oldest = self.blocks.iter().min_by_key(|(_, used)| **used).map(|(key, _)| *key);
+            let oldest = self
+                .blocks
+                .iter()
+                .min_by_key(|(_, used)| **used)
+                .map(|(key, _)| *key);
             let Some(oldest) = oldest else { break };
             self.blocks.remove(&oldest);
         }
@@ -60,28 +71,42 @@ impl PrefixCache {
 
     /// The share of the cache in use, from 0 to 1.
     pub fn usage(&self) -> f64 {
-        if self.capacity == 0 { 0.0 } else { self.blocks.len() as f64 / self.capacity as f64 }
+        if self.capacity == 0 {
+            0.0
+        } else {
+            self.blocks.len() as f64 / self.capacity as f64
+        }
     }
 }
 
 fn mix(seed: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    bytes
+        .iter()
+        .fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
 }
 
 /// The words answers are made of.
 const WORDS: &[&str] = &[
-    "The", " cache", " already", " holds", " this", " prefix", ",", " so", " the", " answer", " comes",
-    " sooner", " than", " it", " would", " from", " a", " cold", " engine", ".",
+    "The", " cache", " already", " holds", " this", " prefix", ",", " so", " the", " answer",
+    " comes", " sooner", " than", " it", " would", " from", " a", " cold", " engine", ".",
 ];
 
 /// The tokens of an answer: the prompt's own in echo mode, else words in turn from a place
 /// that depends on the prompt, so that equal requests get equal answers.
 pub fn answer(prompt: &[&str], count: usize, echo: bool) -> Vec<String> {
     if echo {
-        return prompt.iter().take(count).map(|token| (*token).to_owned()).collect();
+        return prompt
+            .iter()
+            .take(count)
+            .map(|token| (*token).to_owned())
+            .collect();
     }
-    let start = prompt.iter().fold(0, |key, token| mix(key, token.as_bytes())) as usize;
-    (0..count).map(|index| WORDS[(start % WORDS.len() + index) % WORDS.len()].to_owned()).collect()
+    let start = prompt
+        .iter()
+        .fold(0, |key, token| mix(key, token.as_bytes())) as usize;
+    (0..count)
+        .map(|index| WORDS[(start % WORDS.len() + index) % WORDS.len()].to_owned())
+        .collect()
 }

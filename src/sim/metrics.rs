@@ -29,16 +29,35 @@ impl Metrics {
         let mut out = String::new();
         let mut line = |kind: &str, name: &str, value: String| {
             // Writing to a String cannot fail.
-            let _ = writeln!(out, "# TYPE {name} {kind}\n{name}{{model_name=\"{model}\"}} {value}");
+            let _ = writeln!(
+                out,
+                "# TYPE {name} {kind}\n{name}{{model_name=\"{model}\"}} {value}"
+            );
         };
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed).to_string();
         line("gauge", "vllm:num_requests_running", load(&self.running));
         line("gauge", "vllm:num_requests_waiting", load(&self.waiting));
         line("gauge", "vllm:kv_cache_usage_perc", cache_usage.to_string());
-        line("counter", "vllm:prompt_tokens_total", load(&self.prompt_tokens));
-        line("counter", "vllm:generation_tokens_total", load(&self.generation_tokens));
-        line("counter", "vllm:prefix_cache_queries_total", load(&self.cache_queries));
-        line("counter", "vllm:prefix_cache_hits_total", load(&self.cache_hits));
+        line(
+            "counter",
+            "vllm:prompt_tokens_total",
+            load(&self.prompt_tokens),
+        );
+        line(
+            "counter",
+            "vllm:generation_tokens_total",
+            load(&self.generation_tokens),
+        );
+        line(
+            "counter",
+            "vllm:prefix_cache_queries_total",
+            load(&self.cache_queries),
+        );
+        line(
+            "counter",
+            "vllm:prefix_cache_hits_total",
+            load(&self.cache_hits),
+        );
         line("counter", "vllm:request_success_total", load(&self.success));
         let _ = writeln!(
             out,

@@ -48,9 +48,15 @@ pub fn main() -> ExitCode {
 
 fn start(mut config: Config) -> anyhow::Result<()> {
     let log_level = std::env::var("LOG_LEVEL").unwrap_or_else(|_| "info".to_owned());
-    logging::init(&LogArgs { log_format: LogFormat::Json, log_level })?;
+    logging::init(&LogArgs {
+        log_format: LogFormat::Json,
+        log_level,
+    })?;
     if !config.ignored.is_empty() {
-        tracing::warn!(flags = config.ignored.join(" "), "flags without a meaning for a simulator");
+        tracing::warn!(
+            flags = config.ignored.join(" "),
+            "flags without a meaning for a simulator"
+        );
     }
     if let Some(time) = env_millis("SIM_TIME_TO_FIRST_TOKEN_MS")? {
         config.time_to_first_token = time;
@@ -59,18 +65,25 @@ fn start(mut config: Config) -> anyhow::Result<()> {
         config.inter_token_latency = time;
     }
     let host: IpAddr = match std::env::var(contract::ENV_BIND_HOST) {
-        Ok(host) if !host.is_empty() => {
-            host.parse().with_context(|| format!("{}={host:?}", contract::ENV_BIND_HOST))?
-        }
+        Ok(host) if !host.is_empty() => host
+            .parse()
+            .with_context(|| format!("{}={host:?}", contract::ENV_BIND_HOST))?,
         _ => Ipv4Addr::UNSPECIFIED.into(),
     };
-    let pod = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let pod = std::env::var("POD_NAME")
+        .or_else(|_| std::env::var("HOSTNAME"))
+        .unwrap_or_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
     runtime.block_on(async {
         let shutdown = Shutdown::new();
         shutdown.on_signals().context("install signal handlers")?;
         let address = SocketAddr::new(host, config.port);
-        let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("listen on {address}"))?;
         tracing::info!(%address, model = config.model, served = ?config.served_names, "serving");
         axum::serve(listener, server::router(config, pod))
             .with_graceful_shutdown(shutdown.into_requested())
@@ -82,7 +95,9 @@ fn start(mut config: Config) -> anyhow::Result<()> {
 fn env_millis(name: &str) -> anyhow::Result<Option<Duration>> {
     match std::env::var(name) {
         Ok(text) if !text.is_empty() => {
-            let millis = text.parse().with_context(|| format!("{name}={text:?} is not whole milliseconds"))?;
+            let millis = text
+                .parse()
+                .with_context(|| format!("{name}={text:?} is not whole milliseconds"))?;
             Ok(Some(Duration::from_millis(millis)))
         }
         _ => Ok(None),

@@ -45,7 +45,11 @@ enum Api {
 
 /// The engine's routes.
 pub fn router(config: Config, pod: String) -> Router {
-    let blocks = if config.prefix_caching { config.num_gpu_blocks } else { 0 };
+    let blocks = if config.prefix_caching {
+        config.num_gpu_blocks
+    } else {
+        0
+    };
     let sim = Arc::new(Sim {
         cache: Mutex::new(PrefixCache::new(config.block_size, blocks)),
         seats: Semaphore::new(config.max_num_seqs),
@@ -54,16 +58,25 @@ pub fn router(config: Config, pod: String) -> Router {
         pod,
     });
     Router::new()
-        .route("/v1/chat/completions", post(|State(sim): State<Arc<Sim>>, body: Bytes| async move {
-            sim.complete(Api::Chat, &body).await
-        }))
-        .route("/v1/completions", post(|State(sim): State<Arc<Sim>>, body: Bytes| async move {
-            sim.complete(Api::Text, &body).await
-        }))
+        .route(
+            "/v1/chat/completions",
+            post(|State(sim): State<Arc<Sim>>, body: Bytes| async move {
+                sim.complete(Api::Chat, &body).await
+            }),
+        )
+        .route(
+            "/v1/completions",
+            post(|State(sim): State<Arc<Sim>>, body: Bytes| async move {
+                sim.complete(Api::Text, &body).await
+            }),
+        )
         .route("/v1/models", get(models))
         .route("/health", get(|| async { StatusCode::OK }))
         .route("/ping", get(|| async { StatusCode::OK }))
-        .route("/version", get(|| async { axum::Json(json!({"version": env!("CARGO_PKG_VERSION")})) }))
+        .route(
+            "/version",
+            get(|| async { axum::Json(json!({"version": env!("CARGO_PKG_VERSION")})) }),
+        )
         .route("/metrics", get(metrics))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .with_state(sim)
@@ -85,9 +98,18 @@ async fn models(State(sim): State<Arc<Sim>>) -> Response {
 }
 
 async fn metrics(State(sim): State<Arc<Sim>>) -> Response {
-    let usage = sim.cache.lock().unwrap_or_else(PoisonError::into_inner).usage();
+    let usage = sim
+        .cache
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .usage();
     let model = sim.config.served_names.first().map_or("", String::as_str);
-    let text = sim.metrics.text(model, usage, sim.config.block_size, sim.config.num_gpu_blocks);
+    let text = sim.metrics.text(
+        model,
+        usage,
+        sim.config.block_size,
+        sim.config.num_gpu_blocks,
+    );
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
@@ -109,20 +131,36 @@ impl Sim {
             Ok(read) => read,
             Err((status, message)) => return self.refuse(status, &message),
         };
-        let response = if stream { self.clone().stream(job) } else { self.whole(job).await };
+        let response = if stream {
+            self.clone().stream(job)
+        } else {
+            self.whole(job).await
+        };
         self.signed(response)
     }
 
     fn read(&self, api: Api, body: &[u8]) -> Result<(Job, bool), (StatusCode, String)> {
         let bad = |error: String| (StatusCode::BAD_REQUEST, error);
         let request = Request::parse(body).map_err(|error| bad(error.to_string()))?;
-        let model = request.model().map_err(|error| bad(error.to_string()))?.into_owned();
+        let model = request
+            .model()
+            .map_err(|error| bad(error.to_string()))?
+            .into_owned();
         if !self.config.served_names.contains(&model) {
-            return Err((StatusCode::NOT_FOUND, format!("The model `{model}` does not exist.")));
+            return Err((
+                StatusCode::NOT_FOUND,
+                format!("The model `{model}` does not exist."),
+            ));
         }
         let prompt = match api {
-            Api::Chat => request.messages.map(|raw| raw.get()).ok_or("messages field is required"),
-            Api::Text => request.prompt.map(|raw| raw.get()).ok_or("prompt field is required"),
+            Api::Chat => request
+                .messages
+                .map(|raw| raw.get())
+                .ok_or("messages field is required"),
+            Api::Text => request
+                .prompt
+                .map(|raw| raw.get())
+                .ok_or("prompt field is required"),
         };
         let prompt = text_of(prompt.map_err(|message| bad(message.to_owned()))?).map_err(bad)?;
         let tokens = engine::tokenize(&prompt);
@@ -134,21 +172,40 @@ impl Sim {
                 tokens.len()
             )));
         }
-        let asked = request.max_tokens().map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+        let asked = request
+            .max_tokens()
+            .map(|count| usize::try_from(count).unwrap_or(usize::MAX));
         let count = asked.unwrap_or(DEFAULT_TOKENS).min(room);
-        let cached_tokens = self.cache.lock().unwrap_or_else(PoisonError::into_inner).admit(&tokens);
-        self.metrics.prompt_tokens.fetch_add(tokens.len() as u64, Ordering::Relaxed);
-        self.metrics.cache_queries.fetch_add(tokens.len() as u64, Ordering::Relaxed);
-        self.metrics.cache_hits.fetch_add(cached_tokens as u64, Ordering::Relaxed);
+        let cached_tokens = self
+            .cache
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .admit(&tokens);
+        self.metrics
+            .prompt_tokens
+            .fetch_add(tokens.len() as u64, Ordering::Relaxed);
+        self.metrics
+            .cache_queries
+            .fetch_add(tokens.len() as u64, Ordering::Relaxed);
+        self.metrics
+            .cache_hits
+            .fetch_add(cached_tokens as u64, Ordering::Relaxed);
         let job = Job {
             api,
-            id: format!("{}-{:x}", if api == Api::Chat { "chatcmpl" } else { "cmpl" }, now_nanos()),
+            id: format!(
+                "{}-{:x}",
+                if api == Api::Chat { "chatcmpl" } else { "cmpl" },
+                now_nanos()
+            ),
             model,
             prompt_tokens: tokens.len(),
             cached_tokens,
             tokens: engine::answer(&tokens, count, self.config.echo),
             finish: if asked.is_some() { "length" } else { "stop" },
-            include_usage: request.stream_options.and_then(|options| options.include_usage) == Some(true),
+            include_usage: request
+                .stream_options
+                .and_then(|options| options.include_usage)
+                == Some(true),
         };
         Ok((job, request.stream == Some(true)))
     }
@@ -161,12 +218,19 @@ impl Sim {
         };
         let running = Held::new(&self.metrics.running);
         let uncached = 1.0 - job.cached_tokens as f64 / job.prompt_tokens.max(1) as f64;
-        tokio::time::sleep(self.config.time_to_first_token.mul_f64(uncached.clamp(0.05, 1.0))).await;
+        tokio::time::sleep(
+            self.config
+                .time_to_first_token
+                .mul_f64(uncached.clamp(0.05, 1.0)),
+        )
+        .await;
         Some((seat, running))
     }
 
     fn done(&self, job: &Job) {
-        self.metrics.generation_tokens.fetch_add(job.tokens.len() as u64, Ordering::Relaxed);
+        self.metrics
+            .generation_tokens
+            .fetch_add(job.tokens.len() as u64, Ordering::Relaxed);
         self.metrics.success.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -174,14 +238,25 @@ impl Sim {
         let Some(_held) = self.first_token(&job).await else {
             return self.refuse(StatusCode::SERVICE_UNAVAILABLE, "shutting down");
         };
-        tokio::time::sleep(self.config.inter_token_latency * job.tokens.len().saturating_sub(1) as u32).await;
+        tokio::time::sleep(
+            self.config.inter_token_latency * job.tokens.len().saturating_sub(1) as u32,
+        )
+        .await;
         self.done(&job);
         let text = job.tokens.concat();
         let choice = match job.api {
-            Api::Chat => json!({"index": 0, "message": {"role": "assistant", "content": text}, "logprobs": null, "finish_reason": job.finish}),
-            Api::Text => json!({"index": 0, "text": text, "logprobs": null, "finish_reason": job.finish}),
+            Api::Chat => {
+                json!({"index": 0, "message": {"role": "assistant", "content": text}, "logprobs": null, "finish_reason": job.finish})
+            }
+            Api::Text => {
+                json!({"index": 0, "text": text, "logprobs": null, "finish_reason": job.finish})
+            }
         };
-        let object = if job.api == Api::Chat { "chat.completion" } else { "text_completion" };
+        let object = if job.api == Api::Chat {
+            "chat.completion"
+        } else {
+            "text_completion"
+        };
         axum::Json(json!({
             "id": job.id, "object": object, "created": now_seconds(), "model": job.model,
             "choices": [choice], "usage": usage(&job),
@@ -194,19 +269,31 @@ impl Sim {
         // Owned by the response: when its client leaves, sending fails and the task ends.
         tokio::spawn(async move { self.send_events(job, sender).await });
         let stream = futures::stream::unfold(receiver, |mut receiver| async move {
-            receiver.recv().await.map(|bytes| (Ok::<_, Infallible>(bytes), receiver))
+            receiver
+                .recv()
+                .await
+                .map(|bytes| (Ok::<_, Infallible>(bytes), receiver))
         });
         let mut response = Response::new(Body::from_stream(stream));
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/event-stream; charset=utf-8"),
+        );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         response
     }
 
     async fn send_events(&self, job: Job, sender: tokio::sync::mpsc::Sender<Bytes>) {
-        let Some(_held) = self.first_token(&job).await else { return };
+        let Some(_held) = self.first_token(&job).await else {
+            return;
+        };
         let created = now_seconds();
-        let object = if job.api == Api::Chat { "chat.completion.chunk" } else { "text_completion" };
+        let object = if job.api == Api::Chat {
+            "chat.completion.chunk"
+        } else {
+            "text_completion"
+        };
         let event = |choices: Value, usage: Value| {
             let mut event = json!({"id": job.id, "object": object, "created": created, "model": job.model, "choices": choices});
             if job.include_usage {
@@ -227,8 +314,12 @@ impl Sim {
             let last = index + 1 == job.tokens.len();
             let finish = if last { json!(job.finish) } else { Value::Null };
             let choice = match job.api {
-                Api::Chat => json!([{"index": 0, "delta": {"content": token}, "finish_reason": finish}]),
-                Api::Text => json!([{"index": 0, "text": token, "logprobs": null, "finish_reason": finish}]),
+                Api::Chat => {
+                    json!([{"index": 0, "delta": {"content": token}, "finish_reason": finish}])
+                }
+                Api::Text => {
+                    json!([{"index": 0, "text": token, "logprobs": null, "finish_reason": finish}])
+                }
             };
             if sender.send(event(choice, Value::Null)).await.is_err() {
                 return;
@@ -284,9 +375,11 @@ fn message_text(item: &Value) -> String {
             let role = item["role"].as_str().unwrap_or("user");
             let content = match &item["content"] {
                 Value::String(text) => text.clone(),
-                Value::Array(parts) => {
-                    parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join(" ")
-                }
+                Value::Array(parts) => parts
+                    .iter()
+                    .filter_map(|part| part["text"].as_str())
+                    .collect::<Vec<_>>()
+                    .join(" "),
                 _ => String::new(),
             };
             format!(" <|{role}|> {content} <|end|>")
@@ -295,7 +388,9 @@ fn message_text(item: &Value) -> String {
 }
 
 fn since_epoch() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
 }
 
 fn now_seconds() -> u64 {

@@ -19,15 +19,25 @@ fn every_way_to_start_vllm_is_understood() {
         "python3 -m vllm.entrypoints.openai.api_server --model org/m --port 8001 --served-model-name x y --no-enable-chunked-prefill",
     ] {
         let config = parse(line);
-        assert_eq!((config.model.as_str(), config.port), ("org/m", 8001), "{line}");
+        assert_eq!(
+            (config.model.as_str(), config.port),
+            ("org/m", 8001),
+            "{line}"
+        );
         assert_eq!(config.served_names, ["x", "y"], "{line}");
     }
 }
 
 #[test]
 fn durations_and_wrong_values() {
-    assert_eq!(parse("m --time-to-first-token 20").time_to_first_token, Duration::from_millis(20));
-    assert_eq!(parse("m --inter-token-latency=1s").inter_token_latency, Duration::from_secs(1));
+    assert_eq!(
+        parse("m --time-to-first-token 20").time_to_first_token,
+        Duration::from_millis(20)
+    );
+    assert_eq!(
+        parse("m --inter-token-latency=1s").inter_token_latency,
+        Duration::from_secs(1)
+    );
     assert_eq!(parse("m").served_names, ["m"]);
     assert!(Config::parse(&["--port".to_owned(), "x".to_owned()]).is_err());
 }

@@ -33,7 +33,9 @@ impl Readiness {
 
 /// `/metrics`: the registry in Prometheus' OpenMetrics text format.
 pub fn metrics_router(registry: Arc<Registry>) -> Router {
-    Router::new().route("/metrics", get(metrics)).with_state(registry)
+    Router::new()
+        .route("/metrics", get(metrics))
+        .with_state(registry)
 }
 
 /// `/healthz` (the process answers) and `/readyz` (it can do its work).
@@ -52,7 +54,9 @@ pub async fn serve(address: SocketAddr, router: Router, shutdown: Shutdown) -> a
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("bind admin address {address}"))?;
-    axum::serve(listener, router).with_graceful_shutdown(shutdown.into_requested()).await?;
+    axum::serve(listener, router)
+        .with_graceful_shutdown(shutdown.into_requested())
+        .await?;
     Ok(())
 }
 
@@ -82,7 +86,10 @@ async fn metrics(State(registry): State<Arc<Registry>>) -> impl IntoResponse {
     match prometheus_client::encoding::text::encode(&mut text, &registry) {
         Ok(()) => (
             StatusCode::OK,
-            [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+            [(
+                header::CONTENT_TYPE,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            )],
             text,
         ),
         Err(error) => (

@@ -6,7 +6,9 @@ use super::super::{Value, format};
 use super::{Functions, Outcome, exactly, int, string};
 
 pub(super) fn add(functions: &mut Functions) {
-    functions.add("not", |args| exactly::<1>(args).map(|[value]| Value::Bool(!value.truth())));
+    functions.add("not", |args| {
+        exactly::<1>(args).map(|[value]| Value::Bool(!value.truth()))
+    });
     functions.add("print", |args| Ok(format::print(args).into()));
     functions.add("println", |args| {
         Ok((args.iter().map(format::plain).collect::<Vec<_>>().join(" ") + "\n").into())
@@ -19,7 +21,10 @@ pub(super) fn add(functions: &mut Functions) {
     functions.add("index", index);
     functions.add("slice", slice);
     functions.add("eq", |args| {
-        let (first, rest) = args.split_first().filter(|(_, rest)| !rest.is_empty()).ok_or("missing argument for comparison")?;
+        let (first, rest) = args
+            .split_first()
+            .filter(|(_, rest)| !rest.is_empty())
+            .ok_or("missing argument for comparison")?;
         for other in rest {
             if equal(first, other)? {
                 return Ok(Value::Bool(true));
@@ -32,8 +37,12 @@ pub(super) fn add(functions: &mut Functions) {
         Ok(Value::Bool(!equal(a, b)?))
     });
     functions.add("lt", |args| compare(args, |order| order == Ordering::Less));
-    functions.add("le", |args| compare(args, |order| order != Ordering::Greater));
-    functions.add("gt", |args| compare(args, |order| order == Ordering::Greater));
+    functions.add("le", |args| {
+        compare(args, |order| order != Ordering::Greater)
+    });
+    functions.add("gt", |args| {
+        compare(args, |order| order == Ordering::Greater)
+    });
     functions.add("ge", |args| compare(args, |order| order != Ordering::Less));
     functions.add("html", |args| Ok(escape(&format::print(args), html).into()));
     functions.add("js", |args| Ok(escape(&format::print(args), js).into()));
@@ -64,7 +73,10 @@ fn compare(args: &[Value], test: fn(Ordering) -> bool) -> Outcome {
         [Value::Int(a), Value::Int(b)] => a.cmp(b),
         [Value::Float(a), Value::Float(b)] => a.partial_cmp(b).ok_or("not a number")?,
         [Value::String(a), Value::String(b)] => a.cmp(b),
-        [Value::Bool(_) | Value::List(_) | Value::Map(_) | Value::Nil, _] => {
+        [
+            Value::Bool(_) | Value::List(_) | Value::Map(_) | Value::Nil,
+            _,
+        ] => {
             return Err("invalid type for comparison".to_owned());
         }
         _ => return Err("incompatible types for comparison".to_owned()),
@@ -97,7 +109,9 @@ fn index(args: &[Value]) -> Outcome {
                 .and_then(|at| text.as_bytes().get(at))
                 .map(|byte| Value::Int(i64::from(*byte)))
                 .ok_or_else(|| format!("index out of range: {at}"))?,
-            (Value::Map(fields), Value::String(key)) => fields.get(key).cloned().unwrap_or_default(),
+            (Value::Map(fields), Value::String(key)) => {
+                fields.get(key).cloned().unwrap_or_default()
+            }
             (Value::Nil, _) => return Err("index of untyped nil".to_owned()),
             (value, key) => {
                 return Err(format!("can't index {} with {}", value.kind(), key.kind()));
@@ -111,11 +125,17 @@ fn slice(args: &[Value]) -> Outcome {
     let (value, bounds) = args.split_first().ok_or("wants something to slice")?;
     let bounds: Vec<usize> = bounds
         .iter()
-        .map(|bound| int(bound).and_then(|at| usize::try_from(at).map_err(|_| format!("index out of range: {at}"))))
+        .map(|bound| {
+            int(bound)
+                .and_then(|at| usize::try_from(at).map_err(|_| format!("index out of range: {at}")))
+        })
         .collect::<Result<_, _>>()?;
     // sprig's slice has taken the place of Go's: lists only.
     let Value::List(items) = value else {
-        return Err(format!("list should be type of slice or array but {}", value.kind()));
+        return Err(format!(
+            "list should be type of slice or array but {}",
+            value.kind()
+        ));
     };
     let from = bounds.first().copied().unwrap_or(0);
     let to = bounds.get(1).copied().unwrap_or(items.len());
@@ -167,7 +187,9 @@ fn urlquery(text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte as char),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                out.push(byte as char)
+            }
             b' ' => out.push('+'),
             byte => out.push_str(&format!("%{byte:02X}")),
         }

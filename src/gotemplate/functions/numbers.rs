@@ -4,17 +4,49 @@ use super::super::Value;
 use super::{Functions, Outcome, exactly};
 
 pub(super) fn add(functions: &mut Functions) {
-    functions.add("int", |args| exactly::<1>(args).map(|[value]| Value::Int(to_int(value))));
-    functions.add("int64", |args| exactly::<1>(args).map(|[value]| Value::Int(to_int(value))));
-    functions.add("float64", |args| exactly::<1>(args).map(|[value]| Value::Float(to_float(value))));
-    functions.add("add", |args| Ok(Value::Int(args.iter().fold(0, |sum: i64, value| sum.wrapping_add(to_int(value))))));
-    functions.add("add1", |args| exactly::<1>(args).map(|[value]| Value::Int(to_int(value).wrapping_add(1))));
-    functions.add("mul", |args| Ok(Value::Int(args.iter().fold(1, |product: i64, value| product.wrapping_mul(to_int(value))))));
+    functions.add("int", |args| {
+        exactly::<1>(args).map(|[value]| Value::Int(to_int(value)))
+    });
+    functions.add("int64", |args| {
+        exactly::<1>(args).map(|[value]| Value::Int(to_int(value)))
+    });
+    functions.add("float64", |args| {
+        exactly::<1>(args).map(|[value]| Value::Float(to_float(value)))
+    });
+    functions.add("add", |args| {
+        Ok(Value::Int(args.iter().fold(0, |sum: i64, value| {
+            sum.wrapping_add(to_int(value))
+        })))
+    });
+    functions.add("add1", |args| {
+        exactly::<1>(args).map(|[value]| Value::Int(to_int(value).wrapping_add(1)))
+    });
+    functions.add("mul", |args| {
+        Ok(Value::Int(args.iter().fold(1, |product: i64, value| {
+            product.wrapping_mul(to_int(value))
+        })))
+    });
     functions.add("sub", |args| pair(args, |a, b| Ok(a.wrapping_sub(b))));
-    functions.add("div", |args| pair(args, |a, b| a.checked_div(b).ok_or("division by zero".to_owned())));
-    functions.add("mod", |args| pair(args, |a, b| a.checked_rem(b).ok_or("division by zero".to_owned())));
-    functions.add("max", |args| Ok(Value::Int(args.iter().map(to_int).max().ok_or("wants a number")?)));
-    functions.add("min", |args| Ok(Value::Int(args.iter().map(to_int).min().ok_or("wants a number")?)));
+    functions.add("div", |args| {
+        pair(args, |a, b| {
+            a.checked_div(b).ok_or("division by zero".to_owned())
+        })
+    });
+    functions.add("mod", |args| {
+        pair(args, |a, b| {
+            a.checked_rem(b).ok_or("division by zero".to_owned())
+        })
+    });
+    functions.add("max", |args| {
+        Ok(Value::Int(
+            args.iter().map(to_int).max().ok_or("wants a number")?,
+        ))
+    });
+    functions.add("min", |args| {
+        Ok(Value::Int(
+            args.iter().map(to_int).min().ok_or("wants a number")?,
+        ))
+    });
     functions.add("until", |args| {
         let [count] = exactly::<1>(args)?;
         let count = to_int(count);

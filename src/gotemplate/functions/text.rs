@@ -6,22 +6,56 @@ use super::super::{Value, format};
 use super::{Functions, Outcome, exactly, int, string};
 
 pub(super) fn add(functions: &mut Functions) {
-    functions.add("quote", |args| Ok(joined(args, |value| format::quote(&text(value)))));
-    functions.add("squote", |args| Ok(joined(args, |value| format!("'{}'", text(value)))));
-    functions.add("toString", |args| exactly::<1>(args).map(|[value]| text(value).into()));
+    functions.add("quote", |args| {
+        Ok(joined(args, |value| format::quote(&text(value))))
+    });
+    functions.add("squote", |args| {
+        Ok(joined(args, |value| format!("'{}'", text(value))))
+    });
+    functions.add("toString", |args| {
+        exactly::<1>(args).map(|[value]| text(value).into())
+    });
     functions.add("trim", |args| one(args, |text| text.trim().to_owned()));
     functions.add("upper", |args| one(args, str::to_uppercase));
     functions.add("lower", |args| one(args, str::to_lowercase));
     functions.add("title", |args| one(args, title));
-    functions.add("untitle", |args| one(args, |text| first_letter(text, char::to_lowercase)));
-    functions.add("nospace", |args| one(args, |text| text.chars().filter(|c| !c.is_whitespace()).collect()));
-    functions.add("trimSuffix", |args| two(args, |cut, text| text.strip_suffix(cut).unwrap_or(text).to_owned()));
-    functions.add("trimPrefix", |args| two(args, |cut, text| text.strip_prefix(cut).unwrap_or(text).to_owned()));
-    functions.add("trimAll", |args| two(args, |set, text| text.trim_matches(|c| set.contains(c)).to_owned()));
-    functions.add("trimall", |args| two(args, |set, text| text.trim_matches(|c| set.contains(c)).to_owned()));
-    functions.add("contains", |args| test(args, |part, text| text.contains(part)));
-    functions.add("hasPrefix", |args| test(args, |part, text| text.starts_with(part)));
-    functions.add("hasSuffix", |args| test(args, |part, text| text.ends_with(part)));
+    functions.add("untitle", |args| {
+        one(args, |text| first_letter(text, char::to_lowercase))
+    });
+    functions.add("nospace", |args| {
+        one(args, |text| {
+            text.chars().filter(|c| !c.is_whitespace()).collect()
+        })
+    });
+    functions.add("trimSuffix", |args| {
+        two(args, |cut, text| {
+            text.strip_suffix(cut).unwrap_or(text).to_owned()
+        })
+    });
+    functions.add("trimPrefix", |args| {
+        two(args, |cut, text| {
+            text.strip_prefix(cut).unwrap_or(text).to_owned()
+        })
+    });
+    functions.add("trimAll", |args| {
+        two(args, |set, text| {
+            text.trim_matches(|c| set.contains(c)).to_owned()
+        })
+    });
+    functions.add("trimall", |args| {
+        two(args, |set, text| {
+            text.trim_matches(|c| set.contains(c)).to_owned()
+        })
+    });
+    functions.add("contains", |args| {
+        test(args, |part, text| text.contains(part))
+    });
+    functions.add("hasPrefix", |args| {
+        test(args, |part, text| text.starts_with(part))
+    });
+    functions.add("hasSuffix", |args| {
+        test(args, |part, text| text.ends_with(part))
+    });
     functions.add("replace", |args| {
         let [old, new, text] = exactly::<3>(args)?;
         Ok(string(text)?.replace(string(old)?, string(new)?).into())
@@ -50,11 +84,22 @@ pub(super) fn add(functions: &mut Functions) {
     functions.add("indent", |args| indent(args, ""));
     functions.add("nindent", |args| indent(args, "\n"));
     functions.add("cat", |args| {
-        Ok(args.iter().filter(|v| !matches!(v, Value::Nil)).map(text).collect::<Vec<_>>().join(" ").into())
+        Ok(args
+            .iter()
+            .filter(|v| !matches!(v, Value::Nil))
+            .map(text)
+            .collect::<Vec<_>>()
+            .join(" ")
+            .into())
     });
     functions.add("b64enc", |args| one(args, |text| base64(text.as_bytes())));
     functions.add("sha256sum", |args| {
-        one(args, |text| Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect())
+        one(args, |text| {
+            Sha256::digest(text.as_bytes())
+                .iter()
+                .map(|b| format!("{b:02x}"))
+                .collect()
+        })
     });
     functions.add("kebabcase", |args| one(args, |text| separated(text, '-')));
     functions.add("snakecase", |args| one(args, |text| separated(text, '_')));
@@ -69,7 +114,12 @@ pub(super) fn text(value: &Value) -> String {
 }
 
 fn joined(args: &[Value], one: impl Fn(&Value) -> String) -> Value {
-    args.iter().filter(|value| !matches!(value, Value::Nil)).map(one).collect::<Vec<_>>().join(" ").into()
+    args.iter()
+        .filter(|value| !matches!(value, Value::Nil))
+        .map(one)
+        .collect::<Vec<_>>()
+        .join(" ")
+        .into()
 }
 
 fn one(args: &[Value], change: impl Fn(&str) -> String) -> Outcome {
@@ -89,9 +139,15 @@ fn test(args: &[Value], test: impl Fn(&str, &str) -> bool) -> Outcome {
 
 fn indent(args: &[Value], before: &str) -> Outcome {
     let [count, text] = exactly::<2>(args)?;
-    let count = usize::try_from(int(count)?).map_err(|_| "negative count")?.min(1000);
+    let count = usize::try_from(int(count)?)
+        .map_err(|_| "negative count")?
+        .min(1000);
     let pad = " ".repeat(count);
-    Ok(format!("{before}{pad}{}", string(text)?.replace('\n', &format!("\n{pad}"))).into())
+    Ok(format!(
+        "{before}{pad}{}",
+        string(text)?.replace('\n', &format!("\n{pad}"))
+    )
+    .into())
 }
 
 fn title(text: &str) -> String {
@@ -110,7 +166,10 @@ fn title(text: &str) -> String {
 
 fn first_letter<I: Iterator<Item = char>>(text: &str, change: fn(char) -> I) -> String {
     let mut chars = text.chars();
-    chars.next().map(|c| change(c).chain(chars).collect()).unwrap_or_default()
+    chars
+        .next()
+        .map(|c| change(c).chain(chars).collect())
+        .unwrap_or_default()
 }
 
 fn separated(text: &str, separator: char) -> String {

@@ -4,6 +4,9 @@ use anyhow::Context as _;
 
 /// Prints the CRD.
 pub(super) fn run() -> anyhow::Result<()> {
-    print!("{}", crate::api::crd::yaml().context("write the CRD as YAML")?);
+    print!(
+        "{}",
+        crate::api::crd::yaml().context("write the CRD as YAML")?
+    );
     Ok(())
 }

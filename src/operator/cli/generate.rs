@@ -39,7 +39,10 @@ pub(super) fn run(args: &GenerateArgs) -> anyhow::Result<()> {
     for warning in warnings {
         eprintln!("warning: {warning}");
     }
-    print!("{}", serde_yaml::to_string(&children).context("write YAML")?);
+    print!(
+        "{}",
+        serde_yaml::to_string(&children).context("write YAML")?
+    );
     Ok(())
 }
 
@@ -53,10 +56,16 @@ pub(crate) fn generate(
     base: Option<&str>,
 ) -> anyhow::Result<(BTreeMap<&'static str, Value>, Vec<String>)> {
     let mut warnings = Vec::new();
-    let value = decode::yaml("ModelService", modelservice)?.context("the ModelService file is empty")?;
-    anyhow::ensure!(value["kind"] == "ModelService", "the file given by -m holds no ModelService");
+    let value =
+        decode::yaml("ModelService", modelservice)?.context("the ModelService file is empty")?;
+    anyhow::ensure!(
+        value["kind"] == "ModelService",
+        "the file given by -m holds no ModelService"
+    );
     let ms: ModelService = decode::typed("ModelService", modelservice, value, &mut warnings)?;
-    let base = base.map(|text| base_config(text, &mut warnings)).transpose()?;
+    let base = base
+        .map(|text| base_config(text, &mut warnings))
+        .transpose()?;
     let resolved = Resolved {
         base,
         // What the Go operator assumed.
@@ -80,7 +89,9 @@ pub(crate) fn generate(
             "apiVersion": "llm-d.ai/v1alpha1", "kind": "ModelService", "name": plan.name, "uid": "",
         }]);
         if child.key == ChildKey::ConfigMaps {
-            let list = children.entry(child.key.as_str()).or_insert_with(|| json!([]));
+            let list = children
+                .entry(child.key.as_str())
+                .or_insert_with(|| json!([]));
             if let Some(list) = list.as_array_mut() {
                 list.push(value);
             }
@@ -93,8 +104,12 @@ pub(crate) fn generate(
 
 fn base_config(text: &str, warnings: &mut Vec<String>) -> anyhow::Result<BaseConfig> {
     let value = decode::yaml("ConfigMap", text)?.context("the base config file is empty")?;
-    anyhow::ensure!(value["kind"] == "ConfigMap", "the file given by -b holds no ConfigMap");
-    let map: k8s_openapi::api::core::v1::ConfigMap = decode::typed("ConfigMap", text, value, warnings)?;
+    anyhow::ensure!(
+        value["kind"] == "ConfigMap",
+        "the file given by -b holds no ConfigMap"
+    );
+    let map: k8s_openapi::api::core::v1::ConfigMap =
+        decode::typed("ConfigMap", text, value, warnings)?;
     Ok(BaseConfig {
         namespace: map.metadata.namespace.unwrap_or_default(),
         name: map.metadata.name.unwrap_or_default(),

@@ -30,6 +30,9 @@ pub(super) fn run(args: &RbacArgs) -> anyhow::Result<()> {
         Program::LeaderElection => rbac::leader_election_rules(),
         Program::Epp => rbac::epp_rules(),
     };
-    print!("{}", serde_yaml::to_string(&rules).context("write the rules as YAML")?);
+    print!(
+        "{}",
+        serde_yaml::to_string(&rules).context("write the rules as YAML")?
+    );
     Ok(())
 }

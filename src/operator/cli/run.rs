@@ -107,7 +107,10 @@ async fn serve(args: &RunArgs) -> anyhow::Result<()> {
         "--epp-cluster-role is required: the ClusterRole that each EPP is bound to"
     );
     for flag in args.unused.given() {
-        tracing::warn!(flag, "flag accepted for compatibility; it has no effect here");
+        tracing::warn!(
+            flag,
+            "flag accepted for compatibility; it has no effect here"
+        );
     }
     let shutdown = Shutdown::new();
     shutdown.on_signals().context("install signal handlers")?;
@@ -117,7 +120,9 @@ async fn serve(args: &RunArgs) -> anyhow::Result<()> {
     let readiness = Readiness::default();
     start_admin(args, Arc::new(registry), readiness.clone(), &shutdown)?;
 
-    let client = kube::Client::try_default().await.context("find the API server")?;
+    let client = kube::Client::try_default()
+        .await
+        .context("find the API server")?;
     // Ready means "able to take over": a standby replica is ready too.
     readiness.set(true);
     let identity = identity();
@@ -128,7 +133,12 @@ async fn serve(args: &RunArgs) -> anyhow::Result<()> {
             .clone()
             .unwrap_or_else(|| client.default_namespace().to_owned());
         let mut standby = Candidate::new(client.clone(), &namespace, LEASE_NAME, &identity);
-        tracing::info!(lease = LEASE_NAME, namespace, identity, "waiting for leadership");
+        tracing::info!(
+            lease = LEASE_NAME,
+            namespace,
+            identity,
+            "waiting for leadership"
+        );
         if !standby.lead(&shutdown).await {
             shutdown.finished().await;
             return Ok(());
@@ -137,12 +147,20 @@ async fn serve(args: &RunArgs) -> anyhow::Result<()> {
     }
     metrics.leader.set(1);
     tracing::info!(identity, version = env!("CARGO_PKG_VERSION"), "acting");
-    let controller = watch::run(client, settings, metrics.clone(), identity, shutdown.clone());
+    let controller = watch::run(
+        client,
+        settings,
+        metrics.clone(),
+        identity,
+        shutdown.clone(),
+    );
     let result = match candidate {
         None => controller.await,
         Some(mut candidate) => {
             let keep = shutdown.clone();
-            shutdown.spawn("leader election", async move { Ok(candidate.keep(&keep).await?) });
+            shutdown.spawn("leader election", async move {
+                Ok(candidate.keep(&keep).await?)
+            });
             controller.await
         }
     };
@@ -159,17 +177,23 @@ fn start_admin(
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let host = bind_host()?;
-    if let Some(address) = admin::parse_address(&args.metrics_bind_address, host)
-        .context("--metrics-bind-address")?
+    if let Some(address) =
+        admin::parse_address(&args.metrics_bind_address, host).context("--metrics-bind-address")?
     {
         let router = admin::metrics_router(registry);
-        shutdown.spawn("metrics server", admin::serve(address, router, shutdown.clone()));
+        shutdown.spawn(
+            "metrics server",
+            admin::serve(address, router, shutdown.clone()),
+        );
     }
     if let Some(address) = admin::parse_address(&args.health_probe_bind_address, host)
         .context("--health-probe-bind-address")?
     {
         let router = admin::health_router(readiness);
-        shutdown.spawn("health server", admin::serve(address, router, shutdown.clone()));
+        shutdown.spawn(
+            "health server",
+            admin::serve(address, router, shutdown.clone()),
+        );
     }
     Ok(())
 }

@@ -43,19 +43,27 @@ impl Artifacts {
             }
             return Ok(Self::HuggingFace {
                 repo: repo.to_owned(),
-                secret: artifacts.auth_secret_name.clone().filter(|name| !name.is_empty()),
+                secret: artifacts
+                    .auth_secret_name
+                    .clone()
+                    .filter(|name| !name.is_empty()),
                 size: artifacts.size.clone(),
             });
         }
         if let Some(rest) = artifacts.uri.strip_prefix("pvc://") {
             return match rest.split_once('/') {
-                Some((claim, path)) if !claim.is_empty() && !path.is_empty() => {
-                    Ok(Self::Claim { claim: claim.to_owned(), path: path.to_owned() })
-                }
-                _ => Err(wrong("needs a claim and a path; write pvc://claim/path/to/model")),
+                Some((claim, path)) if !claim.is_empty() && !path.is_empty() => Ok(Self::Claim {
+                    claim: claim.to_owned(),
+                    path: path.to_owned(),
+                }),
+                _ => Err(wrong(
+                    "needs a claim and a path; write pvc://claim/path/to/model",
+                )),
             };
         }
-        Err(wrong("has an unknown scheme; hf:// and pvc:// are supported"))
+        Err(wrong(
+            "has an unknown scheme; hf:// and pvc:// are supported",
+        ))
     }
 
     /// `.HFModelName`: empty for other schemes.

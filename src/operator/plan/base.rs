@@ -18,18 +18,50 @@ use crate::operator::template::Renderer;
 
 /// Keys of a container; at the top of a `*Deployment` value they mean the main container.
 const CONTAINER_KEYS: &[&str] = &[
-    "args", "command", "env", "envFrom", "image", "imagePullPolicy", "lifecycle", "livenessProbe",
-    "ports", "readinessProbe", "resources", "securityContext", "startupProbe", "volumeMounts",
+    "args",
+    "command",
+    "env",
+    "envFrom",
+    "image",
+    "imagePullPolicy",
+    "lifecycle",
+    "livenessProbe",
+    "ports",
+    "readinessProbe",
+    "resources",
+    "securityContext",
+    "startupProbe",
+    "volumeMounts",
     "workingDir",
 ];
 /// Keys of a pod spec; at the top of a `*Deployment` value they mean `spec.template.spec`.
 const POD_KEYS: &[&str] = &[
-    "affinity", "automountServiceAccountToken", "containers", "dnsConfig", "dnsPolicy",
-    "enableServiceLinks", "hostAliases", "hostIPC", "hostNetwork", "hostPID", "hostname",
-    "imagePullSecrets", "initContainers", "nodeName", "nodeSelector", "overhead",
-    "preemptionPolicy", "priority", "priorityClassName", "runtimeClassName", "schedulerName",
-    "shareProcessNamespace", "terminationGracePeriodSeconds", "tolerations",
-    "topologySpreadConstraints", "volumes",
+    "affinity",
+    "automountServiceAccountToken",
+    "containers",
+    "dnsConfig",
+    "dnsPolicy",
+    "enableServiceLinks",
+    "hostAliases",
+    "hostIPC",
+    "hostNetwork",
+    "hostPID",
+    "hostname",
+    "imagePullSecrets",
+    "initContainers",
+    "nodeName",
+    "nodeSelector",
+    "overhead",
+    "preemptionPolicy",
+    "priority",
+    "priorityClassName",
+    "runtimeClassName",
+    "schedulerName",
+    "shareProcessNamespace",
+    "terminationGracePeriodSeconds",
+    "tolerations",
+    "topologySpreadConstraints",
+    "volumes",
 ];
 
 /// A base config, read.
@@ -63,7 +95,10 @@ pub(super) enum BasePool {
 impl Base {
     /// True when a Deployment is written in full: the form of the Go operator's bases.
     pub(super) fn is_old_form(&self) -> bool {
-        [&self.decode, &self.prefill, &self.epp].into_iter().flatten().any(|base| !base.shorthand)
+        [&self.decode, &self.prefill, &self.epp]
+            .into_iter()
+            .flatten()
+            .any(|base| !base.shorthand)
     }
 }
 
@@ -71,7 +106,10 @@ impl Base {
 /// a ModelService is a template.
 pub(super) fn render_args(ms: &ModelService, renderer: &Renderer) -> Result<ModelService, Error> {
     let mut ms = ms.clone();
-    for (role, section) in [("decode", &mut ms.spec.decode), ("prefill", &mut ms.spec.prefill)] {
+    for (role, section) in [
+        ("decode", &mut ms.spec.decode),
+        ("prefill", &mut ms.spec.prefill),
+    ] {
         let Some(section) = section else { continue };
         for (list, containers) in [
             ("containers", &mut section.containers),
@@ -85,12 +123,19 @@ pub(super) fn render_args(ms: &ModelService, renderer: &Renderer) -> Result<Mode
     Ok(ms)
 }
 
-fn render_container(container: &mut ContainerSpec, path: &str, renderer: &Renderer) -> Result<(), Error> {
+fn render_container(
+    container: &mut ContainerSpec,
+    path: &str,
+    renderer: &Renderer,
+) -> Result<(), Error> {
     for (index, arg) in container.args.iter_mut().flatten().enumerate() {
         let key = format!("{path}[{}].args[{index}]", container.name);
         *arg = renderer
             .render(&key, arg)
-            .map_err(|error| Error::Template { source_object: "ModelService".to_owned(), error })?;
+            .map_err(|error| Error::Template {
+                source_object: "ModelService".to_owned(),
+                error,
+            })?;
     }
     Ok(())
 }
@@ -101,7 +146,9 @@ pub(super) fn read(
     renderer: &Renderer,
     warnings: &mut Vec<String>,
 ) -> Result<Base, Error> {
-    let Some(base) = base else { return Ok(Base::default()) };
+    let Some(base) = base else {
+        return Ok(Base::default());
+    };
     let mut reader = Reader {
         source: if base.namespace.is_empty() {
             format!("ConfigMap {}", base.name)
@@ -136,17 +183,25 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// The rendered text and its YAML; `None` when absent or blank.
     fn value(&self, key: &str) -> Result<Option<(String, Value)>, Error> {
-        let Some(text) = self.base.data.get(key) else { return Ok(None) };
+        let Some(text) = self.base.data.get(key) else {
+            return Ok(None);
+        };
         let text = self
             .renderer
             .render(key, text)
-            .map_err(|error| Error::Template { source_object: self.source.clone(), error })?;
+            .map_err(|error| Error::Template {
+                source_object: self.source.clone(),
+                error,
+            })?;
         let value = decode::yaml(key, &text).map_err(|error| self.wrong(error))?;
         Ok(value.map(|value| (text, value)))
     }
 
     fn wrong(&self, error: decode::Error) -> Error {
-        Error::Decode { source_object: self.source.clone(), error }
+        Error::Decode {
+            source_object: self.source.clone(),
+            error,
+        }
     }
 
     fn fit<T: DeserializeOwned + JsonSchema>(
@@ -157,7 +212,11 @@ impl Reader<'_> {
     ) -> Result<T, Error> {
         let mut warnings = Vec::new();
         let result = decode::typed(key, text, value, &mut warnings);
-        self.warnings.extend(warnings.into_iter().map(|warning| format!("{}: {warning}", self.source)));
+        self.warnings.extend(
+            warnings
+                .into_iter()
+                .map(|warning| format!("{}: {warning}", self.source)),
+        );
         result.map_err(|error| self.wrong(error))
     }
 
@@ -170,20 +229,30 @@ impl Reader<'_> {
 
     /// Objects whose unknown fields are kept.
     fn foreign<T: DeserializeOwned>(&mut self, key: &str) -> Result<Option<T>, Error> {
-        let Some((text, mut value)) = self.value(key)? else { return Ok(None) };
+        let Some((text, mut value)) = self.value(key)? else {
+            return Ok(None);
+        };
         fill_object(&mut value);
         serde_json::from_value(value).map(Some).map_err(|error| {
             self.wrong(decode::Error::Field {
                 key: key.to_owned(),
                 line: None,
-                path: text.lines().next().unwrap_or_default().chars().take(40).collect(),
+                path: text
+                    .lines()
+                    .next()
+                    .unwrap_or_default()
+                    .chars()
+                    .take(40)
+                    .collect(),
                 message: error.to_string(),
             })
         })
     }
 
     fn deployment(&mut self, key: &str, main: &str) -> Result<Option<BaseDeployment>, Error> {
-        let Some((text, value)) = self.value(key)? else { return Ok(None) };
+        let Some((text, value)) = self.value(key)? else {
+            return Ok(None);
+        };
         let (value, shorthand) = match expand_shorthand(&value, main) {
             Some(expanded) => (expanded, true),
             None => (value, false),
@@ -200,7 +269,9 @@ impl Reader<'_> {
 
     fn config_maps(&mut self) -> Result<Vec<ConfigMap>, Error> {
         const KEY: &str = "configMaps";
-        let Some((text, value)) = self.value(KEY)? else { return Ok(Vec::new()) };
+        let Some((text, value)) = self.value(KEY)? else {
+            return Ok(Vec::new());
+        };
         let Value::Array(items) = value else {
             return Err(self.wrong(decode::Error::Field {
                 key: KEY.to_owned(),
@@ -209,17 +280,27 @@ impl Reader<'_> {
                 message: "a list of ConfigMaps is wanted".to_owned(),
             }));
         };
-        items.into_iter().map(|item| self.fit(KEY, &text, item)).collect()
+        items
+            .into_iter()
+            .map(|item| self.fit(KEY, &text, item))
+            .collect()
     }
 
     fn pool(&mut self) -> Result<Option<BasePool>, Error> {
         const KEY: &str = "inferencePool";
-        let Some((_, value)) = self.value(KEY)? else { return Ok(None) };
-        let v1 = value.get("apiVersion").and_then(Value::as_str).is_some_and(|v| v.ends_with("k8s.io/v1"));
+        let Some((_, value)) = self.value(KEY)? else {
+            return Ok(None);
+        };
+        let v1 = value
+            .get("apiVersion")
+            .and_then(Value::as_str)
+            .is_some_and(|v| v.ends_with("k8s.io/v1"));
         if v1 {
             Ok(self.foreign(KEY)?.map(|pool| BasePool::V1(Box::new(pool))))
         } else {
-            Ok(self.foreign(KEY)?.map(|pool| BasePool::Alpha(Box::new(pool))))
+            Ok(self
+                .foreign(KEY)?
+                .map(|pool| BasePool::Alpha(Box::new(pool))))
         }
     }
 }
@@ -248,7 +329,9 @@ fn drop_nulls(value: &mut Value) {
 /// `containers: …` or `env: …` at the top -> a Deployment; `None` when it is one already.
 fn expand_shorthand(value: &Value, main: &str) -> Option<Value> {
     let fields = value.as_object()?;
-    let full = ["apiVersion", "kind", "metadata", "spec"].iter().any(|key| fields.contains_key(*key));
+    let full = ["apiVersion", "kind", "metadata", "spec"]
+        .iter()
+        .any(|key| fields.contains_key(*key));
     let known = fields
         .keys()
         .any(|key| POD_KEYS.contains(&key.as_str()) || CONTAINER_KEYS.contains(&key.as_str()));
@@ -258,12 +341,18 @@ fn expand_shorthand(value: &Value, main: &str) -> Option<Value> {
     let mut pod = Map::new();
     let mut overlay = Map::new();
     for (key, field) in fields {
-        let target = if CONTAINER_KEYS.contains(&key.as_str()) { &mut overlay } else { &mut pod };
+        let target = if CONTAINER_KEYS.contains(&key.as_str()) {
+            &mut overlay
+        } else {
+            &mut pod
+        };
         target.insert(key.clone(), field.clone());
     }
     if !overlay.is_empty() {
-        let containers =
-            pod.entry("containers").or_insert_with(|| json!([])).as_array_mut()?;
+        let containers = pod
+            .entry("containers")
+            .or_insert_with(|| json!([]))
+            .as_array_mut()?;
         let index = containers
             .iter()
             .position(|container| container.get("name").and_then(Value::as_str) == Some(main))

@@ -51,14 +51,17 @@ impl Routing {
 pub(super) fn decide(context: &Context<'_>, warnings: &mut Vec<String>) -> Routing {
     let served = context.resolved.served;
     let asked = context.ms.spec.routing.extension.unwrap_or_default();
-    let istio = context
-        .resolved
-        .gateways
-        .iter()
-        .any(|gateway| gateway.controller.as_deref().is_some_and(|c| c.starts_with(ISTIO_CONTROLLER)));
+    let istio = context.resolved.gateways.iter().any(|gateway| {
+        gateway
+            .controller
+            .as_deref()
+            .is_some_and(|c| c.starts_with(ISTIO_CONTROLLER))
+    });
     let mut extension = match asked {
         RoutingExtension::Auto if served.envoy_filter && istio => RoutingExtension::EnvoyFilter,
-        RoutingExtension::Auto if served.inference_pool.is_some() => RoutingExtension::InferencePool,
+        RoutingExtension::Auto if served.inference_pool.is_some() => {
+            RoutingExtension::InferencePool
+        }
         RoutingExtension::Auto => RoutingExtension::None,
         other => other,
     };
@@ -73,9 +76,16 @@ pub(super) fn decide(context: &Context<'_>, warnings: &mut Vec<String>) -> Routi
         );
         extension = RoutingExtension::None;
     }
-    let builtin = context.base.epp.as_ref().map_or(!context.base.is_old_form(), |base| base.shorthand);
+    let builtin = context
+        .base
+        .epp
+        .as_ref()
+        .map_or(!context.base.is_old_form(), |base| base.shorthand);
     let wanted = context.base.pool.is_some() || builtin;
-    Routing { extension, pool_version: served.inference_pool.filter(|_| wanted) }
+    Routing {
+        extension,
+        pool_version: served.inference_pool.filter(|_| wanted),
+    }
 }
 
 /// Gateways among the refs that live in the ModelService's namespace.
@@ -109,13 +119,19 @@ pub(super) fn pool(context: &Context<'_>, routing: &Routing, has_epp: bool) -> O
     name(context, &mut v1.metadata);
     v1.spec.selector.match_labels.extend(context.labels.clone());
     if v1.spec.target_ports.is_empty() {
-        v1.spec.target_ports = vec![PoolPort { number: i32::from(contract::PORT_SERVING) }];
+        v1.spec.target_ports = vec![PoolPort {
+            number: i32::from(contract::PORT_SERVING),
+        }];
     }
     let picker = v1.spec.endpoint_picker_ref.get_or_insert_default();
     picker.name = names::epp_service(&context.name);
-    picker.port.get_or_insert(PoolPort { number: i32::from(contract::PORT_EPP_GRPC) });
+    picker.port.get_or_insert(PoolPort {
+        number: i32::from(contract::PORT_EPP_GRPC),
+    });
     // An outage of the EPP costs cache hits, not answers.
-    picker.failure_mode.get_or_insert_with(|| "FailOpen".to_owned());
+    picker
+        .failure_mode
+        .get_or_insert_with(|| "FailOpen".to_owned());
     if version == PoolVersion::V1 {
         return Some(Object::InferencePool(Box::new(v1)));
     }
@@ -144,17 +160,29 @@ fn alpha(context: &Context<'_>, mut pool: InferencePoolAlpha) -> Object {
 }
 
 fn from_alpha(pool: &InferencePoolAlpha) -> InferencePool {
-    let mut v1 = InferencePool::new("", InferencePoolSpec {
-        selector: LabelSelector { match_labels: pool.spec.selector.clone() },
-        target_ports: pool.spec.target_port_number.map(|number| PoolPort { number }).into_iter().collect(),
-        endpoint_picker_ref: pool.spec.extension_ref.as_ref().map(|extension| EndpointPickerRef {
-            name: extension.name.clone(),
-            port: extension.port_number.map(|number| PoolPort { number }),
-            failure_mode: extension.failure_mode.clone(),
-            rest: extension.rest.clone(),
-        }),
-        rest: pool.spec.rest.clone(),
-    });
+    let mut v1 = InferencePool::new(
+        "",
+        InferencePoolSpec {
+            selector: LabelSelector {
+                match_labels: pool.spec.selector.clone(),
+            },
+            target_ports: pool
+                .spec
+                .target_port_number
+                .map(|number| PoolPort { number })
+                .into_iter()
+                .collect(),
+            endpoint_picker_ref: pool.spec.extension_ref.as_ref().map(|extension| {
+                EndpointPickerRef {
+                    name: extension.name.clone(),
+                    port: extension.port_number.map(|number| PoolPort { number }),
+                    failure_mode: extension.failure_mode.clone(),
+                    rest: extension.rest.clone(),
+                }
+            }),
+            rest: pool.spec.rest.clone(),
+        },
+    );
     v1.metadata = pool.metadata.clone();
     v1
 }
@@ -173,7 +201,10 @@ pub(super) fn inference_model(context: &Context<'_>) -> Option<InferenceModel> {
     model.metadata.name = Some(context.name.clone());
     model.metadata.namespace.clone_from(&context.namespace);
     model.metadata.labels = Some(context.labels.clone());
-    model.spec.model_name.clone_from(&context.ms.spec.routing.model_name);
+    model
+        .spec
+        .model_name
+        .clone_from(&context.ms.spec.routing.model_name);
     let pool: &mut PoolRef = model.spec.pool_ref.get_or_insert_default();
     pool.name = names::inference_pool(&context.name);
     Some(model)
@@ -192,7 +223,10 @@ pub(super) fn route(
         return (None, None);
     }
     if !context.resolved.served.http_route {
-        warnings.push("the cluster does not serve gateway.networking.k8s.io/v1: no HTTPRoute is made".to_owned());
+        warnings.push(
+            "the cluster does not serve gateway.networking.k8s.io/v1: no HTTPRoute is made"
+                .to_owned(),
+        );
         return (None, None);
     }
     let mut route = context
@@ -204,29 +238,36 @@ pub(super) fn route(
     route.metadata.namespace.clone_from(&context.namespace);
     merge_parents(context, &mut route.spec.parent_refs, references);
     let by_service = routing.extension == RoutingExtension::EnvoyFilter;
-    let has_rules = route.spec.rules.as_ref().is_some_and(|rules| !rules.is_empty());
+    let has_rules = route
+        .spec
+        .rules
+        .as_ref()
+        .is_some_and(|rules| !rules.is_empty());
     let mut decode_port = i32::from(contract::PORT_SERVING);
     if !has_rules && !context.resolved.route_rules_foreign {
-        let backend = if by_service || routing.pool_version.is_none() || epp.is_none() {
-            decode.map(|decode| {
+        let backend =
+            if by_service || routing.pool_version.is_none() || epp.is_none() {
+                decode.map(|decode| {
                 let service = decode.service.get_or_insert_with(|| needed_decode_service(context));
                 decode_port = first_port(service).unwrap_or(decode_port);
                 json!({"name": names::service(&context.name, Role::Decode), "port": decode_port})
             })
-        } else {
-            let group = match routing.pool_version {
-                Some(PoolVersion::V1Alpha2) => "inference.networking.x-k8s.io",
-                _ => "inference.networking.k8s.io",
+            } else {
+                let group = match routing.pool_version {
+                    Some(PoolVersion::V1Alpha2) => "inference.networking.x-k8s.io",
+                    _ => "inference.networking.k8s.io",
+                };
+                Some(json!({
+                    "group": group,
+                    "kind": "InferencePool",
+                    "name": names::inference_pool(&context.name),
+                }))
             };
-            Some(json!({
-                "group": group,
-                "kind": "InferencePool",
-                "name": names::inference_pool(&context.name),
-            }))
-        };
         route.spec.rules = backend.map(|backend| vec![rule(&backend)]);
         if route.spec.rules.is_none() {
-            warnings.push("the HTTPRoute has no rules and there is nothing to send requests to".to_owned());
+            warnings.push(
+                "the HTTPRoute has no rules and there is nothing to send requests to".to_owned(),
+            );
         }
     }
     let envoy_filter = (by_service && epp.is_some()).then(|| {
@@ -235,7 +276,9 @@ pub(super) fn route(
         let route_name = names::http_route(&context.name);
         EnvoyFilterPlan {
             gateways: own_gateways(context),
-            route_names: (0..rules).map(|index| format!("{namespace}.{route_name}.{index}")).collect(),
+            route_names: (0..rules)
+                .map(|index| format!("{namespace}.{route_name}.{index}"))
+                .collect(),
             epp_host: context.host(&names::epp_service(&context.name)),
             decode_host: context.host(&names::service(&context.name, Role::Decode)),
             decode_port,
@@ -254,7 +297,13 @@ fn rule(backend: &Value) -> Value {
 }
 
 fn first_port(service: &k8s_openapi::api::core::v1::Service) -> Option<i32> {
-    service.spec.as_ref()?.ports.as_ref()?.first().map(|port| port.port)
+    service
+        .spec
+        .as_ref()?
+        .ports
+        .as_ref()?
+        .first()
+        .map(|port| port.port)
 }
 
 /// gatewayRefs over the base's parentRefs: the same parent is overlaid, others appended.
@@ -265,7 +314,10 @@ fn merge_parents(
 ) {
     let identity = |reference: &ParentReference| {
         (
-            reference.namespace.clone().or_else(|| context.namespace.clone()),
+            reference
+                .namespace
+                .clone()
+                .or_else(|| context.namespace.clone()),
             reference.name.clone(),
             reference.section_name.clone(),
             reference.port,
@@ -273,9 +325,14 @@ fn merge_parents(
     };
     for reference in references {
         let mut reference = reference.clone();
-        reference.group.get_or_insert_with(|| GATEWAY_GROUP.to_owned());
+        reference
+            .group
+            .get_or_insert_with(|| GATEWAY_GROUP.to_owned());
         reference.kind.get_or_insert_with(|| "Gateway".to_owned());
-        match parents.iter_mut().find(|parent| identity(parent) == identity(&reference)) {
+        match parents
+            .iter_mut()
+            .find(|parent| identity(parent) == identity(&reference))
+        {
             Some(parent) => *parent = reference,
             None => parents.push(reference),
         }

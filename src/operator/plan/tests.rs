@@ -38,20 +38,31 @@ fn resolved() -> Resolved {
             class: Some("istio".to_owned()),
             controller: Some("istio.io/gateway-controller".to_owned()),
         }],
-        redis: RedisFacts { password: Some("pass".to_owned()), foreign_service: false },
+        redis: RedisFacts {
+            password: Some("pass".to_owned()),
+            foreign_service: false,
+        },
         route_rules_foreign: false,
     }
 }
 
 fn with_base(key: &str, value: &str) -> Result<Plan, Error> {
     let mut resolved = resolved();
-    resolved.base.as_mut().unwrap().data.insert(key.to_owned(), value.to_owned());
+    resolved
+        .base
+        .as_mut()
+        .unwrap()
+        .data
+        .insert(key.to_owned(), value.to_owned());
     plan(&Settings::default(), &model_service(), &resolved)
 }
 
 #[test]
 fn the_articles_manifests_become_a_whole_service() {
-    let settings = Settings { epp_cluster_role: "epp".to_owned(), ..Settings::default() };
+    let settings = Settings {
+        epp_cluster_role: "epp".to_owned(),
+        ..Settings::default()
+    };
     let plan = plan(&settings, &model_service(), &resolved()).unwrap();
     let children = crate::operator::render::render(&settings, &plan);
     let text: String = children
@@ -75,11 +86,36 @@ fn rendering_twice_gives_the_same() {
 #[test]
 fn bad_input_names_object_key_and_line() {
     for (key, value, reason, text) in [
-        ("decodeDeployment", "spec: [\n", "BaseConfigInvalid", "ConfigMap llm-d/basic-gpu-with-hybrid-cache: decodeDeployment line "),
-        ("decodeDeployment", "containers:\n- name: vllm\n  image: {{ .Nope }}\n", "TemplateInvalid", "decodeDeployment line 3 column 13: there is no field .Nope"),
-        ("eppDeployment", "env:\n- name: LOAD_AWARE_SCORER_WEIGHT\n  value: \"-1\"\n", "EPPSettingsInvalid", "eppDeployment, container epp, env LOAD_AWARE_SCORER_WEIGHT: \"-1\" is negative"),
-        ("prefillDeployment", "spec:\n  replicas: two\n", "BaseConfigInvalid", "prefillDeployment line 2: spec.replicas: integer is wanted"),
-        ("decodeDeployment", "hostNetwork: true\ncontainers:\n- name: vllm\n", "PrivilegedNotAllowed", "decodeDeployment: asks for hostNetwork"),
+        (
+            "decodeDeployment",
+            "spec: [\n",
+            "BaseConfigInvalid",
+            "ConfigMap llm-d/basic-gpu-with-hybrid-cache: decodeDeployment line ",
+        ),
+        (
+            "decodeDeployment",
+            "containers:\n- name: vllm\n  image: {{ .Nope }}\n",
+            "TemplateInvalid",
+            "decodeDeployment line 3 column 13: there is no field .Nope",
+        ),
+        (
+            "eppDeployment",
+            "env:\n- name: LOAD_AWARE_SCORER_WEIGHT\n  value: \"-1\"\n",
+            "EPPSettingsInvalid",
+            "eppDeployment, container epp, env LOAD_AWARE_SCORER_WEIGHT: \"-1\" is negative",
+        ),
+        (
+            "prefillDeployment",
+            "spec:\n  replicas: two\n",
+            "BaseConfigInvalid",
+            "prefillDeployment line 2: spec.replicas: integer is wanted",
+        ),
+        (
+            "decodeDeployment",
+            "hostNetwork: true\ncontainers:\n- name: vllm\n",
+            "PrivilegedNotAllowed",
+            "decodeDeployment: asks for hostNetwork",
+        ),
     ] {
         let error = with_base(key, value).unwrap_err();
         assert_eq!(error.reason(), reason, "{error}");
@@ -89,14 +125,27 @@ fn bad_input_names_object_key_and_line() {
 
 #[test]
 fn an_unknown_port_name_is_an_error() {
-    let error = with_base("decodeService", "spec:\n  ports:\n  - port: {{ \"app\" | getPort }}\n").unwrap_err();
-    assert!(error.to_string().contains("decodeService line 3"), "{error}");
-    assert!(error.to_string().contains("no port named \"app\""), "{error}");
+    let error = with_base(
+        "decodeService",
+        "spec:\n  ports:\n  - port: {{ \"app\" | getPort }}\n",
+    )
+    .unwrap_err();
+    assert!(
+        error.to_string().contains("decodeService line 3"),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("no port named \"app\""),
+        "{error}"
+    );
 }
 
 #[test]
 fn rules_somebody_else_set_are_left_alone() {
-    let resolved = Resolved { route_rules_foreign: true, ..resolved() };
+    let resolved = Resolved {
+        route_rules_foreign: true,
+        ..resolved()
+    };
     let plan = plan(&Settings::default(), &model_service(), &resolved).unwrap();
     assert!(plan.route.unwrap().spec.rules.is_none());
 }
@@ -107,7 +156,10 @@ fn without_istio_the_route_points_at_the_pool() {
     resolved.gateways[0].controller = Some("example.com/other".to_owned());
     let plan = plan(&Settings::default(), &model_service(), &resolved).unwrap();
     assert!(plan.envoy_filter.is_none());
-    assert_eq!(plan.route.unwrap().spec.rules.unwrap()[0]["backendRefs"][0]["kind"], "InferencePool");
+    assert_eq!(
+        plan.route.unwrap().spec.rules.unwrap()[0]["backendRefs"][0]["kind"],
+        "InferencePool"
+    );
 }
 
 #[test]
@@ -115,7 +167,12 @@ fn the_epp_understands_the_settings_the_operator_renders() {
     let plan = plan(&Settings::default(), &model_service(), &resolved()).unwrap();
     let epp = plan.epp.unwrap();
     let pod = epp.deployment.spec.template.spec.unwrap();
-    let env = pod.containers[0].env.iter().flatten().filter_map(|e| Some((e.name.clone(), e.value.clone()?))).collect();
+    let env = pod.containers[0]
+        .env
+        .iter()
+        .flatten()
+        .filter_map(|e| Some((e.name.clone(), e.value.clone()?)))
+        .collect();
     let (settings, warnings) = crate::scheduling::config::Settings::from_env(&env).unwrap();
     assert!(settings.pd_enabled && warnings.is_empty(), "{warnings:?}");
 }
@@ -125,8 +182,10 @@ const EQUAL: &[&str] = &["simple-model", "basic-sim-preset", "basic-gpu-preset"]
 
 #[test]
 fn presets_render_as_the_go_operator_rendered_them() {
-    let shared = std::env::var_os("LLM_D_SHARED")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
+    let shared = std::env::var_os("LLM_D_SHARED").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"),
+        PathBuf::from,
+    );
     let Ok(cases) = std::fs::read_dir(shared.join("conformance/operator")) else {
         eprintln!("SKIPPED: no conformance/operator beside the checkout");
         return;
@@ -141,7 +200,11 @@ fn presets_render_as_the_go_operator_rendered_them() {
         let name = case.file_name().into_string().unwrap();
         let read = |file: &str| std::fs::read_to_string(case.path().join(file)).unwrap();
         let expected: Value = serde_yaml::from_str(&read("expected.yaml")).unwrap();
-        let differences = match generate(&settings, &read("modelservice.yaml"), Some(&read("baseconfig.yaml"))) {
+        let differences = match generate(
+            &settings,
+            &read("modelservice.yaml"),
+            Some(&read("baseconfig.yaml")),
+        ) {
             Ok((children, _)) => {
                 let got = serde_json::to_value(&children).unwrap();
                 let mut differences = Vec::new();
@@ -188,9 +251,15 @@ fn normal(value: Value) -> Value {
 fn compare(path: &str, want: &Value, got: &Value, differences: &mut Vec<String>) {
     match (want, got) {
         (Value::Object(want), Value::Object(got)) => {
-            for key in want.keys().chain(got.keys().filter(|key| !want.contains_key(*key))) {
+            for key in want
+                .keys()
+                .chain(got.keys().filter(|key| !want.contains_key(*key)))
+            {
                 let null = Value::Null;
-                let (want, got) = (want.get(key).unwrap_or(&null), got.get(key).unwrap_or(&null));
+                let (want, got) = (
+                    want.get(key).unwrap_or(&null),
+                    got.get(key).unwrap_or(&null),
+                );
                 compare(&format!("{path}.{key}"), want, got, differences);
             }
         }

@@ -19,11 +19,22 @@ use crate::scheduling::config::Settings as EppSettings;
 pub(super) fn config_maps(context: &Context<'_>) -> Result<Vec<ConfigMap>, Error> {
     let mut maps = context.base.config_maps.clone();
     for map in &mut maps {
-        let refuse = |message: String, reason| Error::Merged { object: "configMaps", message, reason };
+        let refuse = |message: String, reason| Error::Merged {
+            object: "configMaps",
+            message,
+            reason,
+        };
         if map.metadata.name.as_ref().is_none_or(String::is_empty) {
-            return Err(refuse("an entry has no metadata.name".to_owned(), "BaseConfigInvalid"));
+            return Err(refuse(
+                "an entry has no metadata.name".to_owned(),
+                "BaseConfigInvalid",
+            ));
         }
-        let namespace = map.metadata.namespace.clone().filter(|namespace| !namespace.is_empty());
+        let namespace = map
+            .metadata
+            .namespace
+            .clone()
+            .filter(|namespace| !namespace.is_empty());
         match namespace {
             Some(other)
                 if Some(&other) != context.namespace.as_ref()
@@ -53,31 +64,46 @@ pub(super) fn role(
     kv_events: bool,
 ) -> Result<Option<Workload>, Error> {
     let (base, section, base_service) = match role {
-        Role::Decode => {
-            (&context.base.decode, &context.ms.spec.decode, &context.base.decode_service)
-        }
-        Role::Prefill => {
-            (&context.base.prefill, &context.ms.spec.prefill, &context.base.prefill_service)
-        }
+        Role::Decode => (
+            &context.base.decode,
+            &context.ms.spec.decode,
+            &context.base.decode_service,
+        ),
+        Role::Prefill => (
+            &context.base.prefill,
+            &context.ms.spec.prefill,
+            &context.base.prefill_service,
+        ),
     };
     if base.is_none() && section.is_none() {
         return Ok(None);
     }
     let key = key_of(role);
-    let builtin = base.as_ref().map_or(!context.base.is_old_form(), |base| base.shorthand);
+    let builtin = base
+        .as_ref()
+        .map_or(!context.base.is_old_form(), |base| base.shorthand);
     let mut deployment = match base {
         Some(base) => base.object.clone(),
         None => inherited(context.base.decode.as_ref(), role),
     };
     let labels = context.role_labels(role);
     let name = names::deployment(&context.name, role);
-    merge::identity(&mut deployment, &name, context.namespace.as_deref(), &labels);
+    merge::identity(
+        &mut deployment,
+        &name,
+        context.namespace.as_deref(),
+        &labels,
+    );
     if let Some(section) = section {
         if let Some(replicas) = section.replicas {
             deployment.spec.replicas = Some(replicas);
         }
         let pod = merge::pod_spec(&mut deployment);
-        merge::containers(&mut pod.containers, &section.containers, Some(&context.artifacts));
+        merge::containers(
+            &mut pod.containers,
+            &section.containers,
+            Some(&context.artifacts),
+        );
         if !section.init_containers.is_empty() {
             let init = pod.init_containers.get_or_insert_default();
             merge::containers(init, &section.init_containers, Some(&context.artifacts));
@@ -107,7 +133,11 @@ pub(super) fn role(
     };
     let service = service.map(|service| role_service(context, role, service));
     let keep_live_replicas = context.ms.spec.decouple_scaling == Some(true);
-    Ok(Some(Workload { deployment, service, keep_live_replicas }))
+    Ok(Some(Workload {
+        deployment,
+        service,
+        keep_live_replicas,
+    }))
 }
 
 fn key_of(role: Role) -> &'static str {
@@ -124,7 +154,11 @@ fn inherited(decode: Option<&BaseDeployment>, role: Role) -> Deployment {
     let engine = decode
         .filter(|decode| role == Role::Prefill && decode.shorthand)
         .and_then(|decode| decode.object.spec.template.spec.as_ref())
-        .and_then(|pod| pod.containers.iter().find(|c| c.name == contract::CONTAINER_ENGINE));
+        .and_then(|pod| {
+            pod.containers
+                .iter()
+                .find(|c| c.name == contract::CONTAINER_ENGINE)
+        });
     if let Some(engine) = engine {
         merge::pod_spec(&mut deployment).containers.push(Container {
             name: engine.name.clone(),
@@ -153,7 +187,9 @@ fn fill(context: &Context<'_>, role: Role, pod: &mut PodSpec) {
         port,
         served_name: &context.ms.spec.routing.model_name,
         artifacts: &context.artifacts,
-        parallelism: section.as_ref().and_then(|section| section.parallelism.as_ref()),
+        parallelism: section
+            .as_ref()
+            .and_then(|section| section.parallelism.as_ref()),
         nixl,
     };
     builtin::fill_engine(pod, &engine);
@@ -164,23 +200,37 @@ fn fill(context: &Context<'_>, role: Role, pod: &mut PodSpec) {
 
 /// What the user's sidecar says about KV transfer; NIXL where it says nothing.
 fn connector_is_nixl(context: &Context<'_>) -> bool {
-    let pod = context.base.decode.as_ref().and_then(|decode| decode.object.spec.template.spec.as_ref());
+    let pod = context
+        .base
+        .decode
+        .as_ref()
+        .and_then(|decode| decode.object.spec.template.spec.as_ref());
     let sidecar = pod.and_then(|pod| {
         pod.containers
             .iter()
             .chain(pod.init_containers.iter().flatten())
             .find(|container| container.name == contract::CONTAINER_SIDECAR)
     });
-    let Some(args) = sidecar.and_then(|sidecar| sidecar.args.as_ref()) else { return true };
-    let mut values = args.iter().zip(args.iter().skip(1).map(Some).chain([None])).filter_map(|(arg, next)| {
-        for flag in ["--connector", "--kv-connector"] {
-            if let Some(value) = arg.strip_prefix(flag) {
-                return value.strip_prefix('=').map(str::to_owned).or_else(|| next.cloned());
+    let Some(args) = sidecar.and_then(|sidecar| sidecar.args.as_ref()) else {
+        return true;
+    };
+    let mut values = args
+        .iter()
+        .zip(args.iter().skip(1).map(Some).chain([None]))
+        .filter_map(|(arg, next)| {
+            for flag in ["--connector", "--kv-connector"] {
+                if let Some(value) = arg.strip_prefix(flag) {
+                    return value
+                        .strip_prefix('=')
+                        .map(str::to_owned)
+                        .or_else(|| next.cloned());
+                }
             }
-        }
-        None
-    });
-    values.next().is_none_or(|connector| connector.starts_with("nixl"))
+            None
+        });
+    values
+        .next()
+        .is_none_or(|connector| connector.starts_with("nixl"))
 }
 
 /// The article's own switch for the same wish.
@@ -190,14 +240,17 @@ fn reports_cache_index(pod: &PodSpec) -> bool {
         .filter(|container| container.name == contract::CONTAINER_ENGINE)
         .flat_map(|container| container.env.iter().flatten())
         .any(|entry| {
-            entry.name == "VLLM_ENABLE_CACHE_INDEX_REPORTING" && entry.value.as_deref() == Some("true")
+            entry.name == "VLLM_ENABLE_CACHE_INDEX_REPORTING"
+                && entry.value.as_deref() == Some("true")
         })
 }
 
 /// Makes the engine publish what its KV cache holds, under a topic that says whose it is.
 fn add_kv_events(context: &Context<'_>, pod: &mut PodSpec) {
-    let engine =
-        pod.containers.iter_mut().find(|container| container.name == contract::CONTAINER_ENGINE);
+    let engine = pod
+        .containers
+        .iter_mut()
+        .find(|container| container.name == contract::CONTAINER_ENGINE);
     let Some(engine) = engine else { return };
     if builtin::has_flag(engine, "--kv-events-config") {
         return;
@@ -215,14 +268,19 @@ fn add_kv_events(context: &Context<'_>, pod: &mut PodSpec) {
         "topic": topic,
     });
     builtin::add_env(engine, [builtin::field_var("POD_IP", "status.podIP")]);
-    engine.args.get_or_insert_default().push(format!("--kv-events-config={config}"));
+    engine
+        .args
+        .get_or_insert_default()
+        .push(format!("--kv-events-config={config}"));
 }
 
 fn role_service(context: &Context<'_>, role: Role, mut service: Service) -> Service {
     service.metadata.name = Some(names::service(&context.name, role));
     service.metadata.namespace.clone_from(&context.namespace);
     let spec = service.spec.get_or_insert_default();
-    spec.selector.get_or_insert_default().extend(context.role_labels(role));
+    spec.selector
+        .get_or_insert_default()
+        .extend(context.role_labels(role));
     service
 }
 
@@ -242,7 +300,12 @@ pub(super) fn epp(context: &Context<'_>, routing: &Routing) -> Result<Option<Wor
     let mut deployment = base.map(|base| base.object.clone()).unwrap_or_default();
     let name = names::epp_deployment(&context.name);
     let labels = BTreeMap::from([(contract::LABEL_EPP.to_owned(), name.clone())]);
-    merge::identity(&mut deployment, &name, context.namespace.as_deref(), &labels);
+    merge::identity(
+        &mut deployment,
+        &name,
+        context.namespace.as_deref(),
+        &labels,
+    );
     if let Some(section) = section {
         if let Some(replicas) = section.replicas {
             deployment.spec.replicas = Some(replicas);
@@ -250,7 +313,11 @@ pub(super) fn epp(context: &Context<'_>, routing: &Routing) -> Result<Option<Wor
         let pod = merge::pod_spec(&mut deployment);
         merge::containers(&mut pod.containers, &section.containers, None);
         if !section.init_containers.is_empty() {
-            merge::containers(pod.init_containers.get_or_insert_default(), &section.init_containers, None);
+            merge::containers(
+                pod.init_containers.get_or_insert_default(),
+                &section.init_containers,
+                None,
+            );
         }
     }
     if builtin {
@@ -263,7 +330,10 @@ pub(super) fn epp(context: &Context<'_>, routing: &Routing) -> Result<Option<Wor
     }
     if let Some(mode) = routing.managed_body_mode(builtin) {
         let container = builtin::main_container(pod, contract::CONTAINER_EPP);
-        builtin::add_env(container, [builtin::var(contract::ENV_MANAGED_BODY_MODE, mode)]);
+        builtin::add_env(
+            container,
+            [builtin::var(contract::ENV_MANAGED_BODY_MODE, mode)],
+        );
     }
     check_pod(context, "eppDeployment", pod)?;
     let service = match &context.base.epp_service {
@@ -274,23 +344,37 @@ pub(super) fn epp(context: &Context<'_>, routing: &Routing) -> Result<Option<Wor
     let service = service.map(|mut service| {
         service.metadata.name = Some(names::epp_service(&context.name));
         service.metadata.namespace.clone_from(&context.namespace);
-        service.metadata.labels.get_or_insert_default().extend(labels.clone());
+        service
+            .metadata
+            .labels
+            .get_or_insert_default()
+            .extend(labels.clone());
         let spec = service.spec.get_or_insert_default();
         spec.selector.get_or_insert_default().extend(labels.clone());
         service
     });
-    Ok(Some(Workload { deployment, service, keep_live_replicas: false }))
+    Ok(Some(Workload {
+        deployment,
+        service,
+        keep_live_replicas: false,
+    }))
 }
 
 fn epp_args(context: &Context<'_>, routing: &Routing) -> Vec<String> {
     let mut args = if routing.pool_version.is_some() {
         vec![
             format!("--pool-name={}", names::inference_pool(&context.name)),
-            format!("--pool-namespace={}", context.namespace.as_deref().unwrap_or_default()),
+            format!(
+                "--pool-namespace={}",
+                context.namespace.as_deref().unwrap_or_default()
+            ),
         ]
     } else {
-        let selector: Vec<String> =
-            context.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let selector: Vec<String> = context
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
         vec![
             format!("--endpoint-selector={}", selector.join(",")),
             format!("--endpoint-target-ports={}", contract::PORT_SERVING),
@@ -326,7 +410,9 @@ pub(super) fn epp_settings(
         Ok((settings, notes)) => {
             // The Go EPP's own scorers are silent no-ops in a base of its own image.
             warnings.extend(
-                notes.into_iter().map(|note| format!("{object}, env {} {}", note.name, note.message)),
+                notes
+                    .into_iter()
+                    .map(|note| format!("{object}, env {} {}", note.name, note.message)),
             );
             Ok(settings)
         }
@@ -348,13 +434,23 @@ pub(super) fn redis(
     let container = builtin::main_container(pod, contract::CONTAINER_EPP);
     match own_redis_port(context, &address) {
         Some(port) if !context.resolved.redis.foreign_service => {
-            builtin::add_env(container, [builtin::secret_var(
-                contract::ENV_REDIS_PASSWORD,
-                contract::REDIS_NAME,
-                REDIS_PASSWORD_KEY,
-            )]);
+            builtin::add_env(
+                container,
+                [builtin::secret_var(
+                    contract::ENV_REDIS_PASSWORD,
+                    contract::REDIS_NAME,
+                    REDIS_PASSWORD_KEY,
+                )],
+            );
             let password = context.resolved.redis.password.clone().unwrap_or_default();
-            (Some(RedisPlan { port, password, image: context.settings.redis_image.clone() }), None)
+            (
+                Some(RedisPlan {
+                    port,
+                    password,
+                    image: context.settings.redis_image.clone(),
+                }),
+                None,
+            )
         }
         own => {
             if own.is_some() {
@@ -365,9 +461,17 @@ pub(super) fn redis(
             }
             let password = container.env.iter().flatten().find_map(|entry| {
                 let from = entry.value_from.as_ref()?.secret_key_ref.as_ref()?;
-                (entry.name == contract::ENV_REDIS_PASSWORD).then(|| (from.name.clone(), from.key.clone()))
+                (entry.name == contract::ENV_REDIS_PASSWORD)
+                    .then(|| (from.name.clone(), from.key.clone()))
             });
-            (None, Some(ExternalRedis { env: contract::ENV_REDIS_ADDR, address, password }))
+            (
+                None,
+                Some(ExternalRedis {
+                    env: contract::ENV_REDIS_ADDR,
+                    address,
+                    password,
+                }),
+            )
         }
     }
 }
@@ -381,19 +485,36 @@ fn own_redis_port(context: &Context<'_>, address: &str) -> Option<u16> {
     };
     let namespace = context.namespace.as_deref()?;
     let rest = host.strip_prefix(contract::REDIS_NAME)?;
-    let ours = [String::new(), format!(".{namespace}"), format!(".{namespace}.svc"), format!(".{namespace}.svc.cluster.local")];
-    ours.contains(&rest.trim_end_matches('.').to_owned()).then_some(port)
+    let ours = [
+        String::new(),
+        format!(".{namespace}"),
+        format!(".{namespace}.svc"),
+        format!(".{namespace}.svc.cluster.local"),
+    ];
+    ours.contains(&rest.trim_end_matches('.').to_owned())
+        .then_some(port)
 }
 
 /// What the API server would refuse, and what the administrator does not allow.
 fn check_pod(context: &Context<'_>, object: &'static str, pod: &PodSpec) -> Result<(), Error> {
-    let invalid = |message: String| Error::Merged { object, message, reason: "BaseConfigInvalid" };
+    let invalid = |message: String| Error::Merged {
+        object,
+        message,
+        reason: "BaseConfigInvalid",
+    };
     if pod.containers.is_empty() {
         return Err(invalid("has no containers".to_owned()));
     }
-    for container in pod.containers.iter().chain(pod.init_containers.iter().flatten()) {
+    for container in pod
+        .containers
+        .iter()
+        .chain(pod.init_containers.iter().flatten())
+    {
         if container.image.as_ref().is_none_or(String::is_empty) {
-            return Err(invalid(format!("container {:?} has no image", container.name)));
+            return Err(invalid(format!(
+                "container {:?} has no image",
+                container.name
+            )));
         }
     }
     if context.settings.allow_privileged_templates {
@@ -422,13 +543,25 @@ fn privileged(pod: &PodSpec) -> Option<String> {
             return Some(what.to_owned());
         }
     }
-    let host_path = pod.volumes.iter().flatten().find(|volume| volume.host_path.is_some());
+    let host_path = pod
+        .volumes
+        .iter()
+        .flatten()
+        .find(|volume| volume.host_path.is_some());
     if let Some(volume) = host_path {
         return Some(format!("the hostPath volume {:?}", volume.name));
     }
-    let containers = pod.containers.iter().chain(pod.init_containers.iter().flatten());
+    let containers = pod
+        .containers
+        .iter()
+        .chain(pod.init_containers.iter().flatten());
     containers
-        .filter(|c| c.security_context.as_ref().and_then(|context| context.privileged) == Some(true))
+        .filter(|c| {
+            c.security_context
+                .as_ref()
+                .and_then(|context| context.privileged)
+                == Some(true)
+        })
         .map(|container| format!("the privileged container {:?}", container.name))
         .next()
 }

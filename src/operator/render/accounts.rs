@@ -10,12 +10,18 @@ use crate::operator::plan::Plan;
 use crate::operator::settings::Settings;
 
 pub(super) fn meta(plan: &Plan, name: String) -> ObjectMeta {
-    ObjectMeta { name: Some(name), namespace: plan.namespace.clone(), ..ObjectMeta::default() }
+    ObjectMeta {
+        name: Some(name),
+        namespace: plan.namespace.clone(),
+        ..ObjectMeta::default()
+    }
 }
 
 fn account(plan: &Plan, name: String, pull_secrets: &[String]) -> Object {
-    let secrets: Vec<LocalObjectReference> =
-        pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect();
+    let secrets: Vec<LocalObjectReference> = pull_secrets
+        .iter()
+        .map(|name| LocalObjectReference { name: name.clone() })
+        .collect();
     Object::ServiceAccount(Box::new(ServiceAccount {
         metadata: meta(plan, name),
         image_pull_secrets: (!secrets.is_empty()).then_some(secrets),
@@ -24,11 +30,19 @@ fn account(plan: &Plan, name: String, pull_secrets: &[String]) -> Object {
 }
 
 pub(super) fn pd_account(settings: &Settings, plan: &Plan) -> Object {
-    account(plan, names::pd_service_account(&plan.name), &settings.pd_pull_secrets)
+    account(
+        plan,
+        names::pd_service_account(&plan.name),
+        &settings.pd_pull_secrets,
+    )
 }
 
 pub(super) fn epp_account(settings: &Settings, plan: &Plan) -> Object {
-    account(plan, names::epp_service_account(&plan.name), &settings.epp_pull_secrets)
+    account(
+        plan,
+        names::epp_service_account(&plan.name),
+        &settings.epp_pull_secrets,
+    )
 }
 
 /// Binds the EPP's account to the ClusterRole, in this namespace only.

@@ -24,7 +24,12 @@ pub(super) fn envoy_filter(plan: &Plan, filter: &EnvoyFilterPlan) -> Object {
     let namespace = plan.namespace.as_deref().unwrap_or("default");
     let filter_name = format!("llm-d.ext_proc.{namespace}.{}", plan.name);
     let mut patches = vec![processor(&filter_name, filter)];
-    patches.extend(filter.route_names.iter().map(|route| switch_on(&filter_name, route)));
+    patches.extend(
+        filter
+            .route_names
+            .iter()
+            .map(|route| switch_on(&filter_name, route)),
+    );
     patches.push(obey_header(filter));
     let spec = EnvoyFilterSpec {
         target_refs: filter
@@ -141,6 +146,9 @@ fn patch(apply_to: &str, matches: Value, operation: &str, value: Value) -> Confi
     ConfigPatch {
         apply_to: apply_to.to_owned(),
         matches,
-        patch: Patch { operation: operation.to_owned(), value },
+        patch: Patch {
+            operation: operation.to_owned(),
+            value,
+        },
     }
 }

