@@ -1,1 +1,1 @@
-//! cluster: to be filled
+//! x

@@ -3,8 +3,10 @@
 //! service proxy, DNS, and Envoy as the gateway. No root, no images, no containers.
 //!
 //! ```text
-//! tools (build or fetch programs) -> net (namespace or loopback) -> controlplane -> crds
-//!   -> node + services + dns + gateway -> portal (ways in from outside) -> cluster (the handle tests hold) -> demo
+//! up (outside: the ways in)
+//!   inner (inside the namespaces, or on loopback)
+//!     tools -> net -> controlplane -> crds -> world -> node + services + dns + gateway
+//! cluster (the handle tests hold) and demo (what a newcomer sees) sit on `up`
 //! ```
 //!
 //! Everything is a child process in a temporary directory and dies with its parent.
@@ -14,12 +16,17 @@ pub mod controlplane;
 pub mod crds;
 pub mod demo;
 pub mod dns;
+pub mod exec;
 pub mod gateway;
 pub mod images;
+pub mod inner;
 pub mod net;
+pub mod netlink;
 pub mod node;
 pub mod paths;
 pub mod portal;
 pub mod process;
 pub mod services;
 pub mod tools;
+pub mod up;
+pub mod world;

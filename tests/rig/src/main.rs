@@ -1,1 +1,62 @@
-fn main() {}
+//! The rig's command line. IO.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use rig::{demo, exec, inner, tools, up};
+
+/// A Kubernetes cluster on this machine without root, images or containers.
+#[derive(Parser)]
+#[command(name = "rig", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build and fetch the programs the cluster runs; nothing is started.
+    Fetch,
+    /// Start a cluster and keep it until Ctrl-C (or, with --json, until input ends).
+    Up(up::Args),
+    /// Start a cluster, install the operator, serve a model, send requests.
+    Demo(demo::Args),
+    /// The cluster itself, inside its namespaces.
+    #[command(hide = true)]
+    Inner(inner::Args),
+    /// Become a program in a pod.
+    #[command(hide = true)]
+    Exec {
+        #[arg(long)]
+        netns: Option<PathBuf>,
+        #[arg(long)]
+        mount: Vec<String>,
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Hold a pod's network namespace.
+    #[command(hide = true)]
+    Pause { ip: Ipv4Addr, gateway: Ipv4Addr },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Fetch => tools::ensure_all().map(|_| ()),
+        Command::Up(args) => up::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Inner(args) => inner::run(&args),
+        Command::Exec { netns, mount, command } => {
+            exec::exec(netns.as_deref(), &mount, &command).map(|never| match never {})
+        }
+        Command::Pause { ip, gateway } => exec::pause(ip, gateway),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rig: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

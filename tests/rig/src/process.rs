@@ -88,7 +88,7 @@ pub fn spawn(spec: &Spec) -> Result<Child> {
 
 /// The `rig` executable: this process when it is the rig itself, else (in tests) the
 /// one cargo built beside the test binary, or `$RIG_BIN`.
-fn rig_program() -> Result<PathBuf> {
+pub(crate) fn rig_program() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("RIG_BIN") {
         return Ok(PathBuf::from(path));
     }
