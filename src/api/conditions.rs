@@ -118,7 +118,7 @@ pub fn set_condition(
 }
 
 /// The condition of that type, if the list has one.
-pub fn find<'a>(conditions: &'a [Condition], type_: ConditionType) -> Option<&'a Condition> {
+pub fn find(conditions: &[Condition], type_: ConditionType) -> Option<&Condition> {
     conditions
         .iter()
         .find(|condition| condition.type_ == type_.as_str())

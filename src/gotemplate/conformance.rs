@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 
 use super::{Functions, Limits, Template, Value};
 
+#[allow(clippy::disallowed_methods, reason = "a test reads its cases")]
 fn cases() -> Option<Json> {
     let shared = std::env::var_os("LLM_D_SHARED").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"),
@@ -33,7 +34,7 @@ fn renders_what_helm_renders_or_refuses_loudly() {
         match (want, got) {
             (Some(want), Ok(got)) if want == got => agree += 1,
             (Some(want), Ok(got)) => {
-                wrong.push(format!("{template}\n   want {want:?}\n   got  {got:?}"))
+                wrong.push(format!("{template}\n   want {want:?}\n   got  {got:?}"));
             }
             (None, Err(_)) => agree += 1,
             (None, Ok(got)) => wrong.push(format!("{template}\n   want an error\n   got  {got:?}")),
@@ -44,7 +45,7 @@ fn renders_what_helm_renders_or_refuses_loudly() {
                 refused.push(format!("{template}: {error}"));
             }
             (Some(want), Err(error)) => {
-                wrong.push(format!("{template}\n   want {want:?}\n   got  {error}"))
+                wrong.push(format!("{template}\n   want {want:?}\n   got  {error}"));
             }
         }
     }

@@ -119,7 +119,7 @@ impl Eval<'_> {
                 otherwise,
             } => return self.range(pipe, body, otherwise, dot),
             Node::Template { name, pipe, offset } => {
-                self.call_template(name, pipe.as_ref(), *offset, dot)?
+                self.call_template(name, pipe.as_ref(), *offset, dot)?;
             }
             Node::Break => return Ok(Flow::Break),
             Node::Continue => return Ok(Flow::Continue),

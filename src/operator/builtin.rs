@@ -264,17 +264,16 @@ pub fn fill_sidecar(pod: &mut PodSpec, image: &str, nixl: bool) {
         .iter_mut()
         .chain(init)
         .find(|container| container.name == name);
-    let container = match existing {
-        Some(container) => container,
-        None => {
-            let containers = pod.init_containers.get_or_insert_default();
-            containers.push(Container {
-                name: name.to_owned(),
-                restart_policy: Some("Always".to_owned()),
-                ..Container::default()
-            });
-            containers.last_mut().expect("one was just pushed")
-        }
+    let container = if let Some(container) = existing {
+        container
+    } else {
+        let containers = pod.init_containers.get_or_insert_default();
+        containers.push(Container {
+            name: name.to_owned(),
+            restart_policy: Some("Always".to_owned()),
+            ..Container::default()
+        });
+        containers.last_mut().expect("one was just pushed")
     };
     if container.image.is_none() {
         container.image = Some(image.to_owned());

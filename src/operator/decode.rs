@@ -60,7 +60,7 @@ pub fn yaml(key: &str, text: &str) -> Result<Option<Value>, Error> {
     let value: Value =
         serde_yaml::from_str_with_options(text, options).map_err(|error| Error::Syntax {
             key: key.to_owned(),
-            line: error.location().map(|location| location.line() as u64),
+            line: error.location().map(|location| location.line()),
             message: error.to_string(),
         })?;
     Ok(Some(value).filter(|value| !value.is_null()))

@@ -118,7 +118,7 @@ impl Candidate {
                 Ok(true) => return true,
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(%error, lease = self.name, "cannot read or write the lease")
+                    tracing::warn!(%error, lease = self.name, "cannot read or write the lease");
                 }
             }
             tokio::select! {

@@ -47,11 +47,9 @@ pub async fn observe(
     let mut observed = Observed::default();
     for child in &applied.items {
         match &child.object {
-            Object::Deployment(deployment) => {
-                if !is_ready(deployment) {
-                    let why = explain(client, deployment).await?;
-                    observed.unready.push((deployment.name_any(), why));
-                }
+            Object::Deployment(deployment) if !is_ready(deployment) => {
+                let why = explain(client, deployment).await?;
+                observed.unready.push((deployment.name_any(), why));
             }
             Object::HttpRoute(route) => {
                 observed.route_parents = route

@@ -264,7 +264,7 @@ pub fn plan(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Resu
         workloads::redis(&context, epp_settings.as_ref(), epp.as_mut(), &mut warnings);
     let kv_events = epp_settings
         .as_ref()
-        .is_some_and(|settings| settings.kv_scorer_enabled());
+        .is_some_and(super::super::scheduling::config::Settings::kv_scorer_enabled);
     let mut decode = workloads::role(&context, Role::Decode, kv_events)?;
     let prefill = workloads::role(&context, Role::Prefill, kv_events)?;
     let (route, envoy_filter) = routing::route(

@@ -81,6 +81,7 @@ pub fn epp_rules() -> Vec<PolicyRule> {
 mod tests {
     use super::*;
 
+    #[allow(clippy::disallowed_methods, reason = "a test reads the file it guards")]
     #[test]
     fn the_chart_grants_exactly_these_rules() {
         for (file, rules) in [

@@ -27,11 +27,11 @@ use crate::api::ModelService;
 use crate::contract;
 
 /// A look at everything even if no watch said so; reads only while nothing changed.
-const RESYNC: Duration = Duration::from_secs(600);
+const RESYNC: Duration = Duration::from_mins(10);
 /// A Redis of somebody else is not watched: it is asked again after this long.
-const EXTERNAL_RETRY: Duration = Duration::from_secs(60);
+const EXTERNAL_RETRY: Duration = Duration::from_mins(1);
 /// Back-off of retries: doubling from the first to the last.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
 
 /// What every reconcile shares.
 pub struct Context {
@@ -69,7 +69,7 @@ pub async fn reconcile(ms: Arc<ModelService>, context: Arc<Context>) -> Result<A
     }
     let started = Instant::now();
     let mut progress = Progress::default();
-    let result = pipeline(&ms, &context, &mut progress).await;
+    let result = Box::pin(pipeline(&ms, &context, &mut progress)).await;
     context
         .metrics
         .reconcile_seconds

@@ -73,7 +73,8 @@ pub fn compute(
                 &Verdict::no("RedisUnreachable", message),
             ),
             None => {
-                conditions.retain(|condition| condition.type_ != ConditionType::RedisReady.as_str())
+                conditions
+                    .retain(|condition| condition.type_ != ConditionType::RedisReady.as_str());
             }
         }
     }

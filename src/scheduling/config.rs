@@ -71,7 +71,7 @@ impl Default for SessionSettings {
     fn default() -> Self {
         Self {
             headers: vec!["x-session-id".to_owned()],
-            sticky: Duration::from_secs(3600),
+            sticky: Duration::from_hours(1),
         }
     }
 }

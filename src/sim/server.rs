@@ -155,11 +155,11 @@ impl Sim {
         let prompt = match api {
             Api::Chat => request
                 .messages
-                .map(|raw| raw.get())
+                .map(serde_json::value::RawValue::get)
                 .ok_or("messages field is required"),
             Api::Text => request
                 .prompt
-                .map(|raw| raw.get())
+                .map(serde_json::value::RawValue::get)
                 .ok_or("prompt field is required"),
         };
         let prompt = text_of(prompt.map_err(|message| bad(message.to_owned()))?).map_err(bad)?;

@@ -180,6 +180,7 @@ fn the_epp_understands_the_settings_the_operator_renders() {
 /// Cases that equal the Go operator's output leaf by leaf.
 const EQUAL: &[&str] = &["simple-model", "basic-sim-preset", "basic-gpu-preset"];
 
+#[allow(clippy::disallowed_methods, reason = "a test reads its cases")]
 #[test]
 fn presets_render_as_the_go_operator_rendered_them() {
     let shared = std::env::var_os("LLM_D_SHARED").map_or_else(

@@ -65,7 +65,7 @@ pub async fn apply(client: &Client, files: &[PathBuf]) -> Result<()> {
         if names.iter().all(established) {
             return Ok(());
         }
-        if started.elapsed() > Duration::from_secs(60) {
+        if started.elapsed() > Duration::from_mins(1) {
             bail!(
                 "these CRDs are not established: {:?}",
                 names

@@ -21,11 +21,17 @@ const TTL_SECONDS: u32 = 5;
 /// # Errors
 /// When the address cannot be bound.
 pub async fn run(world: World, ip: IpAddr) -> Result<()> {
-    let socket = UdpSocket::bind(SocketAddr::new(ip, 53)).await.context("bind the DNS port")?;
+    let socket = UdpSocket::bind(SocketAddr::new(ip, 53))
+        .await
+        .context("bind the DNS port")?;
     let mut buffer = [0; 512];
     loop {
-        let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
-        let Ok(query) = Message::from_vec(&buffer[..length]) else { continue };
+        let Ok((length, client)) = socket.recv_from(&mut buffer).await else {
+            continue;
+        };
+        let Ok(query) = Message::from_vec(&buffer[..length]) else {
+            continue;
+        };
         if let Ok(bytes) = answer(&world, &query).to_vec() {
             let _ = socket.send_to(&bytes, client).await;
         }
@@ -47,7 +53,11 @@ fn answer(world: &World, query: &Message) -> Message {
         Some(addresses) if question.query_type() == RecordType::A => {
             for address in addresses {
                 let data = RData::A(address.into());
-                response.add_answer(Record::from_rdata(question.name().clone(), TTL_SECONDS, data));
+                response.add_answer(Record::from_rdata(
+                    question.name().clone(),
+                    TTL_SECONDS,
+                    data,
+                ));
             }
         }
         Some(_) => {}
@@ -59,19 +69,20 @@ fn answer(world: &World, query: &Message) -> Message {
 fn lookup(world: &World, name: &str) -> Option<Vec<Ipv4Addr>> {
     let short = name.strip_suffix(DOMAIN)?.strip_suffix('.')?;
     let (service, namespace) = short.split_once('.')?;
-    let service = world
-        .services
-        .state()
-        .into_iter()
-        .find(|found| found.name_any() == service && found.namespace().as_deref() == Some(namespace))?;
+    let service = world.services.state().into_iter().find(|found| {
+        found.name_any() == service && found.namespace().as_deref() == Some(namespace)
+    })?;
     let spec = service.spec.as_ref()?;
     if let Some(Ok(ip)) = spec.cluster_ip.as_ref().map(|ip| ip.parse()) {
         return Some(vec![ip]);
     }
     let port = spec.ports.iter().flatten().next()?;
-    let ips = world.endpoints(&service, port).into_iter().filter_map(|address| match address.ip() {
-        IpAddr::V4(ip) => Some(ip),
-        IpAddr::V6(_) => None,
-    });
+    let ips = world
+        .endpoints(&service, port)
+        .into_iter()
+        .filter_map(|address| match address.ip() {
+            IpAddr::V4(ip) => Some(ip),
+            IpAddr::V6(_) => None,
+        });
     Some(ips.collect())
 }

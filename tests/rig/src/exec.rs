@@ -42,7 +42,8 @@ pub fn exec(netns: Option<&Path>, mounts: &[String], command: &[String]) -> Resu
 /// # Errors
 /// When the kernel refuses.
 pub fn die_with_parent() -> Result<()> {
-    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).context("set the parent-death signal")
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+        .context("set the parent-death signal")
 }
 
 /// Enters new user, network and mount namespaces as their root.
@@ -60,8 +61,14 @@ pub fn enter_cluster_namespace() -> Result<()> {
 }
 
 fn make_private() -> Result<()> {
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .context("make mounts private")
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )
+    .context("make mounts private")
 }
 
 /// A root folder of our own with everything of the old one in it, so that mount points can
@@ -100,13 +107,25 @@ fn enter_root(mounts: &[String]) -> Result<()> {
 }
 
 fn tmpfs(at: &Path) -> Result<()> {
-    mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
-        .with_context(|| format!("mount tmpfs on {}", at.display()))
+    mount(
+        Some("tmpfs"),
+        at,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("mode=755"),
+    )
+    .with_context(|| format!("mount tmpfs on {}", at.display()))
 }
 
 fn bind(source: &Path, target: &Path) -> Result<()> {
-    mount(Some(source), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
-        .with_context(|| format!("bind {} on {}", source.display(), target.display()))
+    mount(
+        Some(source),
+        target,
+        None::<&str>,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        None::<&str>,
+    )
+    .with_context(|| format!("bind {} on {}", source.display(), target.display()))
 }
 
 fn list(dir: &Path) -> Result<Vec<PathBuf>> {
@@ -152,7 +171,9 @@ fn canonical_parent(target: &Path) -> PathBuf {
         return target.to_path_buf();
     };
     let base = fs::canonicalize(parent).unwrap_or_else(|_| canonical_parent(parent));
-    target.file_name().map_or(base.clone(), |name| base.join(name))
+    target
+        .file_name()
+        .map_or(base.clone(), |name| base.join(name))
 }
 
 /// Makes a mount point. Its deepest existing parent is first covered by a tmpfs that shows
@@ -171,11 +192,15 @@ fn make_place(root: &Path, place: &Path, dir: bool) -> Result<()> {
         };
         let kinds: Vec<_> = entries
             .iter()
-            .filter_map(|entry| Some((entry.clone(), fs::symlink_metadata(entry).ok()?.file_type())))
+            .filter_map(|entry| {
+                Some((entry.clone(), fs::symlink_metadata(entry).ok()?.file_type()))
+            })
             .collect();
         tmpfs(parent)?;
         for (entry, kind) in kinds {
-            let Some(name) = entry.file_name() else { continue };
+            let Some(name) = entry.file_name() else {
+                continue;
+            };
             let source = old.join(name);
             if kind.is_symlink() {
                 std::os::unix::fs::symlink(fs::read_link(&source)?, &entry)?;

@@ -38,11 +38,23 @@ pub fn program(
     let repository = image.split('@').next().unwrap_or(image);
     let name = repository.rsplit('/').next().unwrap_or_default();
     let name = name.split(':').next().unwrap_or_default();
-    let first = command.first().map(|path| path.rsplit('/').next().unwrap_or_default());
+    let first = command
+        .first()
+        .map(|path| path.rsplit('/').next().unwrap_or_default());
     let ours = |program: &str| programs.join(program);
-    let unknown = || Unknown { image: image.to_owned(), command: command.to_vec() };
+    let unknown = || Unknown {
+        image: image.to_owned(),
+        command: command.to_vec(),
+    };
     let all = || command.iter().chain(args).cloned().collect::<Vec<_>>();
-    let rest = || command.iter().skip(1).chain(args).cloned().collect::<Vec<_>>();
+    let rest = || {
+        command
+            .iter()
+            .skip(1)
+            .chain(args)
+            .cloned()
+            .collect::<Vec<_>>()
+    };
     Ok(match name {
         "llm-d-operator" => Program {
             path: ours(match first {
@@ -54,18 +66,29 @@ pub fn program(
             }),
             args: rest(),
         },
-        "llm-d-routing-sidecar" | "routing-proxy" => {
-            Program { path: ours("routing-proxy"), args: if first.is_some() { rest() } else { all() } }
-        }
-        "llm-d" | "llm-d-dev" | "llm-d-cuda" | "vllm" | "vllm-openai" | "vllm-openai-cpu" | "llm-d-inference-sim" => {
-            Program { path: ours("inference-sim"), args: all() }
-        }
+        "llm-d-routing-sidecar" | "routing-proxy" => Program {
+            path: ours("routing-proxy"),
+            args: if first.is_some() { rest() } else { all() },
+        },
+        "llm-d"
+        | "llm-d-dev"
+        | "llm-d-cuda"
+        | "vllm"
+        | "vllm-openai"
+        | "vllm-openai-cpu"
+        | "llm-d-inference-sim" => Program {
+            path: ours("inference-sim"),
+            args: all(),
+        },
         "valkey" | "redis" => {
             let mut args = rest();
             if let Some(ip) = bind {
                 args.extend(["--bind".to_owned(), ip.to_string()]);
             }
-            Program { path: tools.redis.clone(), args }
+            Program {
+                path: tools.redis.clone(),
+                args,
+            }
         }
         _ => return Err(unknown()),
     })

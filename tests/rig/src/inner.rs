@@ -65,7 +65,11 @@ fn init_log(paths: &Paths) -> Result<()> {
     let file = std::fs::File::create(paths.logs().join("rig.log"))?;
     let filter = tracing_subscriber::EnvFilter::try_from_env("RIG_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(file).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(file)
+        .init();
     Ok(())
 }
 
@@ -110,9 +114,17 @@ async fn serve(args: &Args, paths: &Paths) -> Result<()> {
         stop: stop.clone(),
     })
     .await?;
-    let ready = Ready { api: control.api, gateway: listen, envoy_admin };
+    let ready = Ready {
+        api: control.api,
+        gateway: listen,
+        envoy_admin,
+    };
     if args.mode == Mode::Namespace {
-        for (name, address) in [("api", ready.api), ("gateway", ready.gateway), ("envoy", envoy_admin)] {
+        for (name, address) in [
+            ("api", ready.api),
+            ("gateway", ready.gateway),
+            ("envoy", envoy_admin),
+        ] {
             portal::inside(&paths.sockets().join(name), address)?;
         }
     }

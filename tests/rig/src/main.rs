@@ -47,9 +47,11 @@ fn main() -> ExitCode {
         Command::Up(args) => up::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Inner(args) => inner::run(&args),
-        Command::Exec { netns, mount, command } => {
-            exec::exec(netns.as_deref(), &mount, &command).map(|never| match never {})
-        }
+        Command::Exec {
+            netns,
+            mount,
+            command,
+        } => exec::exec(netns.as_deref(), &mount, &command).map(|never| match never {}),
         Command::Pause { ip, gateway } => exec::pause(ip, gateway),
     };
     match result {

@@ -46,7 +46,10 @@ impl Drop for PodNet {
         if let Some(pause) = &mut self.pause {
             let _ = pause.start_kill();
         }
-        self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&self.host);
+        self.used
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .remove(&self.host);
     }
 }
 
@@ -69,7 +72,11 @@ impl Net {
     pub async fn open(mode: Mode) -> Result<Self> {
         let (slot, lock) = match mode {
             Mode::Namespace => {
-                netlink::cluster((Ipv4Addr::new(10, 96, 0, 0), 16), (Ipv4Addr::new(10, 244, 0, 1), 16)).await?;
+                netlink::cluster(
+                    (Ipv4Addr::new(10, 96, 0, 0), 16),
+                    (Ipv4Addr::new(10, 244, 0, 1), 16),
+                )
+                .await?;
                 (0, None)
             }
             Mode::Loopback => {
@@ -77,7 +84,13 @@ impl Net {
                 (slot, Some(Arc::new(lock)))
             }
         };
-        Ok(Self { mode, slot, _slot_lock: lock, used: Arc::default(), last: Arc::new(Mutex::new(1)) })
+        Ok(Self {
+            mode,
+            slot,
+            _slot_lock: lock,
+            used: Arc::default(),
+            last: Arc::new(Mutex::new(1)),
+        })
     }
 
     /// The mode this cluster runs in.
@@ -92,7 +105,13 @@ impl Net {
     pub async fn add_pod(&self) -> Result<PodNet> {
         let host = self.take_host()?;
         let [high, low] = host.to_be_bytes();
-        let mut net = PodNet { ip: self.pod_ip(high, low), netns: None, pause: None, host, used: self.used.clone() };
+        let mut net = PodNet {
+            ip: self.pod_ip(high, low),
+            netns: None,
+            pause: None,
+            host,
+            used: self.used.clone(),
+        };
         if self.mode == Mode::Namespace {
             let (child, pid) = start_pause(host, Ipv4Addr::new(10, 244, high, low)).await?;
             net.netns = Some(PathBuf::from(format!("/proc/{pid}/ns/net")));
@@ -110,8 +129,14 @@ impl Net {
 
     /// Addresses are not used again soon, as on a real node.
     fn take_host(&self) -> Result<u16> {
-        let mut used = self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut used = self
+            .used
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut last = self
+            .last
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         for _ in 0..u16::MAX {
             *last = if *last >= 0xfffd { 2 } else { *last + 1 };
             if used.insert(*last) {
@@ -174,11 +199,17 @@ async fn start_pause(host: u16, ip: Ipv4Addr) -> Result<(Child, u32)> {
         .context("start the pod's pause process")?;
     let pid = child.id().context("the pause process ended at once")?;
     let mut lines = BufReader::new(child.stdout.take().context("pause has no output")?).lines();
-    ensure!(lines.next_line().await?.as_deref() == Some("ready"), "the pause process could not make a network namespace");
+    ensure!(
+        lines.next_line().await?.as_deref() == Some("ready"),
+        "the pause process could not make a network namespace"
+    );
     netlink::join(&format!("v{host}"), pid).await?;
     let mut input = child.stdin.take().context("pause has no input")?;
     input.write_all(b"go\n").await?;
-    ensure!(lines.next_line().await?.as_deref() == Some("up"), "the pause process could not set its network up");
+    ensure!(
+        lines.next_line().await?.as_deref() == Some("up"),
+        "the pause process could not set its network up"
+    );
     child.stdin = Some(input);
     Ok((child, pid))
 }

@@ -27,7 +27,10 @@ async fn index(handle: &Handle, name: &str) -> Result<u32> {
         .try_next()
         .await
         .with_context(|| format!("find interface {name}"))?;
-    Ok(link.with_context(|| format!("no interface {name}"))?.header.index)
+    Ok(link
+        .with_context(|| format!("no interface {name}"))?
+        .header
+        .index)
 }
 
 async fn up(handle: &Handle, index: u32) -> Result<()> {
@@ -54,8 +57,18 @@ pub async fn cluster(services: (Ipv4Addr, u8), bridge: (Ipv4Addr, u8)) -> Result
         .scope(RouteScope::Host)
         .table_id(TABLE_LOCAL)
         .build();
-    handle.route().add(route).execute().await.context("route ClusterIPs to loopback")?;
-    handle.link().add(LinkBridge::new(BRIDGE).up().build()).execute().await.context("add the bridge")?;
+    handle
+        .route()
+        .add(route)
+        .execute()
+        .await
+        .context("route ClusterIPs to loopback")?;
+    handle
+        .link()
+        .add(LinkBridge::new(BRIDGE).up().build())
+        .execute()
+        .await
+        .context("add the bridge")?;
     let bridge_index = index(&handle, BRIDGE).await?;
     handle
         .address()
@@ -73,11 +86,21 @@ pub async fn cluster(services: (Ipv4Addr, u8), bridge: (Ipv4Addr, u8)) -> Result
 pub async fn join(name: &str, pid: u32) -> Result<()> {
     let handle = open()?;
     let peer = format!("{name}p");
-    handle.link().add(LinkVeth::new(name, &peer).build()).execute().await.context("add a veth pair")?;
+    handle
+        .link()
+        .add(LinkVeth::new(name, &peer).build())
+        .execute()
+        .await
+        .context("add a veth pair")?;
     let inside = index(&handle, &peer).await?;
     handle
         .link()
-        .set(LinkUnspec::new_with_index(inside).name("eth0".to_owned()).setns_by_pid(pid).build())
+        .set(
+            LinkUnspec::new_with_index(inside)
+                .name("eth0".to_owned())
+                .setns_by_pid(pid)
+                .build(),
+        )
         .execute()
         .await
         .context("move a veth end into the pod")?;
@@ -85,7 +108,12 @@ pub async fn join(name: &str, pid: u32) -> Result<()> {
     let outside = index(&handle, name).await?;
     handle
         .link()
-        .set(LinkUnspec::new_with_index(outside).controller(bridge).up().build())
+        .set(
+            LinkUnspec::new_with_index(outside)
+                .controller(bridge)
+                .up()
+                .build(),
+        )
         .execute()
         .await
         .context("put a veth end on the bridge")
@@ -100,8 +128,20 @@ pub async fn pod(ip: Ipv4Addr, gateway: Ipv4Addr) -> Result<()> {
     let lo = index(&handle, "lo").await?;
     up(&handle, lo).await?;
     let eth = index(&handle, "eth0").await?;
-    handle.address().add(eth, ip.into(), 16).execute().await.context("address eth0")?;
+    handle
+        .address()
+        .add(eth, ip.into(), 16)
+        .execute()
+        .await
+        .context("address eth0")?;
     up(&handle, eth).await?;
-    let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
-    handle.route().add(route).execute().await.context("default route")
+    let route = RouteMessageBuilder::<Ipv4Addr>::new()
+        .gateway(gateway)
+        .build();
+    handle
+        .route()
+        .add(route)
+        .execute()
+        .await
+        .context("default route")
 }

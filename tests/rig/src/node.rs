@@ -59,7 +59,9 @@ pub struct Node {
 pub async fn start(node: Node) -> Result<()> {
     let node = Arc::new(node);
     for (name, gpus) in NODES {
-        register(&node, name, *gpus).await.with_context(|| format!("register node {name}"))?;
+        register(&node, name, *gpus)
+            .await
+            .with_context(|| format!("register node {name}"))?;
     }
     tokio::spawn(keep_leases(node.clone()));
     tokio::spawn(follow_pods(node));
@@ -77,13 +79,17 @@ async fn register(node: &Node, name: &str, gpus: u32) -> Result<()> {
     if let (Some(labels), Some(more)) = (labels.as_object_mut(), gpu_labels.as_object()) {
         labels.extend(more.clone());
     }
-    let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
-    api.patch(name, &PatchParams::apply("rig").force(), &Patch::Apply(&object)).await?;
+    let object =
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
+    api.patch(
+        name,
+        &PatchParams::apply("rig").force(),
+        &Patch::Apply(&object),
+    )
+    .await?;
     let capacity = json!({"cpu": "64", "memory": "512Gi", "pods": "110", "ephemeral-storage": "1Ti", "nvidia.com/gpu": gpus.to_string()});
     let now = Timestamp::now().to_string();
-    let condition = |kind: &str, status: &str, reason: &str| {
-        json!({"type": kind, "status": status, "reason": reason, "message": reason, "lastHeartbeatTime": now, "lastTransitionTime": now})
-    };
+    let condition = |kind: &str, status: &str, reason: &str| json!({"type": kind, "status": status, "reason": reason, "message": reason, "lastHeartbeatTime": now, "lastTransitionTime": now});
     let status = json!({"status": {
         "capacity": capacity, "allocatable": capacity,
         "addresses": [{"type": "InternalIP", "address": node.net.node_ip().to_string()}, {"type": "Hostname", "address": name}],
@@ -99,7 +105,8 @@ async fn register(node: &Node, name: &str, gpus: u32) -> Result<()> {
             "containerRuntimeVersion": "process://1", "bootID": "", "machineID": "", "systemUUID": "",
         },
     }});
-    api.patch_status(name, &PatchParams::default(), &Patch::Strategic(&status)).await?;
+    api.patch_status(name, &PatchParams::default(), &Patch::Strategic(&status))
+        .await?;
     Ok(())
 }
 
@@ -108,7 +115,8 @@ async fn keep_leases(node: Arc<Node>) {
     loop {
         for (name, _) in NODES {
             let renew = k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(Timestamp::now());
-            let spec = json!({"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": renew});
+            let spec =
+                json!({"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": renew});
             let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}, "spec": spec});
             let params = PatchParams::apply("rig").force();
             if let Err(error) = api.patch(name, &params, &Patch::Apply(&lease)).await {
@@ -147,7 +155,11 @@ async fn follow_pods(node: Arc<Node>) {
             Ok(watcher::Event::Apply(pod)) => pod,
             Err(_) => continue,
         };
-        let bound = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+        let bound = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.node_name.as_deref())
+            .unwrap_or_default();
         if !NODES.iter().any(|(name, _)| *name == bound) {
             continue;
         }
@@ -168,7 +180,10 @@ async fn forget(client: &Client, pod: &Pod) {
     let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
     let params = kube::api::DeleteParams {
         grace_period_seconds: Some(0),
-        preconditions: Some(kube::api::Preconditions { uid: pod.uid(), resource_version: None }),
+        preconditions: Some(kube::api::Preconditions {
+            uid: pod.uid(),
+            resource_version: None,
+        }),
         ..kube::api::DeleteParams::default()
     };
     let _ = api.delete(&pod.name_any(), &params).await;
@@ -178,7 +193,11 @@ async fn forget(client: &Client, pod: &Pod) {
 async fn event(client: &Client, pod: &Pod, kind: &str, reason: &str, message: &str) {
     let namespace = pod.namespace().unwrap_or_default();
     let api: Api<k8s_openapi::api::core::v1::Event> = Api::namespaced(client.clone(), &namespace);
-    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+    let node = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.node_name.clone())
+        .unwrap_or_default();
     let now = Timestamp::now().to_string();
     let object = json!({
         "metadata": {"generateName": format!("{}.", pod.name_any()), "namespace": namespace},

@@ -31,7 +31,9 @@ pub fn inside(path: &Path, target: SocketAddr) -> Result<()> {
 /// # Errors
 /// When no port can be bound.
 pub async fn outside(path: PathBuf) -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("bind a port of 127.0.0.1")?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .context("bind a port of 127.0.0.1")?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {

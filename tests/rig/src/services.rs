@@ -34,7 +34,10 @@ pub async fn run(world: World, api: SocketAddr) {
             }
             match TcpListener::bind(address).await {
                 Ok(listener) => {
-                    listeners.insert(address, tokio::spawn(serve(listener, world.clone(), target, api)));
+                    listeners.insert(
+                        address,
+                        tokio::spawn(serve(listener, world.clone(), target, api)),
+                    );
                 }
                 Err(error) if refused.insert(address) => {
                     tracing::warn!(%address, service = target.name, %error, "cannot listen on a ClusterIP");
@@ -75,7 +78,9 @@ fn wanted(world: &World) -> BTreeMap<SocketAddr, Target> {
 
 /// ClusterIP and TCP ports of a Service; none when it is headless.
 fn addresses(service: &Service) -> Vec<(IpAddr, u16)> {
-    let Some(spec) = &service.spec else { return Vec::new() };
+    let Some(spec) = &service.spec else {
+        return Vec::new();
+    };
     let Some(ip) = spec.cluster_ip.as_ref().and_then(|ip| ip.parse().ok()) else {
         return Vec::new();
     };
@@ -107,7 +112,14 @@ fn pick(world: &World, target: &Target, api: SocketAddr, turn: usize) -> Option<
     }
     let key = kube::runtime::reflector::ObjectRef::new(&target.name).within(&target.namespace);
     let service = world.services.get(&key)?;
-    let port = service.spec.as_ref()?.ports.iter().flatten().find(|port| port.port == target.port)?.clone();
+    let port = service
+        .spec
+        .as_ref()?
+        .ports
+        .iter()
+        .flatten()
+        .find(|port| port.port == target.port)?
+        .clone();
     let endpoints = world.endpoints(&service, &port);
     endpoints.get(turn % endpoints.len().max(1)).copied()
 }

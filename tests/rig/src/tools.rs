@@ -269,7 +269,7 @@ fn run(what: &str, command: &mut Command) -> Result<()> {
         .stderr(log.reopen()?);
     let mut child = command
         .spawn()
-        .with_context(|| format!("start {:?}", command.get_program()))?;
+        .with_context(|| format!("start {}", command.get_program().display()))?;
     let terminal = std::io::stderr().is_terminal();
     let mut told = 0;
     let status = loop {

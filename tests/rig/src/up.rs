@@ -68,7 +68,10 @@ pub fn run(args: &Args) -> Result<()> {
 /// # Errors
 /// When it cannot be made.
 pub fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")
 }
 
 /// Resolves on Ctrl-C or SIGTERM.
@@ -89,17 +92,19 @@ pub async fn wait_for_end() -> Result<()> {
 /// # Errors
 /// When a part does not start.
 pub async fn start(args: &Args) -> Result<Running> {
-    let tools = tokio::task::spawn_blocking(tools::ensure_all).await.context("fetch the programs")??;
-    let temporary = tempfile::Builder::new().prefix("rig-").tempdir().context("make a directory")?;
+    let tools = tokio::task::spawn_blocking(tools::ensure_all)
+        .await
+        .context("fetch the programs")??;
+    let temporary = tempfile::Builder::new()
+        .prefix("rig-")
+        .tempdir()
+        .context("make a directory")?;
     let paths = Paths::create(temporary.path())?;
     let (mode, child, ready) = match args.net {
         Some(mode) => launch(mode, args, &paths).await?.map(|(child, ready)| (mode, child, ready)),
-        None => match launch(Mode::Namespace, args, &paths).await? {
-            Some((child, ready)) => Some((Mode::Namespace, child, ready)),
-            None => {
-                eprintln!("rig: user namespaces are forbidden here; pods share the host's loopback addresses instead");
-                launch(Mode::Loopback, args, &paths).await?.map(|(child, ready)| (Mode::Loopback, child, ready))
-            }
+        None => if let Some((child, ready)) = launch(Mode::Namespace, args, &paths).await? { Some((Mode::Namespace, child, ready)) } else {
+            eprintln!("rig: user namespaces are forbidden here; pods share the host's loopback addresses instead");
+            launch(Mode::Loopback, args, &paths).await?.map(|(child, ready)| (Mode::Loopback, child, ready))
         },
     }
     .context("user namespaces are forbidden here: run with RIG_NET=loopback")?;
@@ -107,18 +112,33 @@ pub async fn start(args: &Args) -> Result<Running> {
         Mode::Loopback => (ready.api, ready.gateway, ready.envoy_admin),
         Mode::Namespace => {
             let socket = |name: &str| portal::outside(paths.sockets().join(name));
-            (socket("api").await?, socket("gateway").await?, socket("envoy").await?)
+            (
+                socket("api").await?,
+                socket("gateway").await?,
+                socket("envoy").await?,
+            )
         }
     };
     let kubeconfig = outside_kubeconfig(&paths, api)?;
-    Ok(Running { mode, paths, kubeconfig, gateway, envoy_admin, tools, child, temporary: Some(temporary) })
+    Ok(Running {
+        mode,
+        paths,
+        kubeconfig,
+        gateway,
+        envoy_admin,
+        tools,
+        child,
+        temporary: Some(temporary),
+    })
 }
 
 /// Starts the cluster's process; `None` when this machine forbids user namespaces.
 async fn launch(mode: Mode, args: &Args, paths: &Paths) -> Result<Option<(Child, Ready)>> {
     use clap::ValueEnum as _;
     let value = |possible: Option<clap::builder::PossibleValue>| {
-        possible.map(|value| value.get_name().to_owned()).unwrap_or_default()
+        possible
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
     };
     let mut child = Command::new(process::rig_program()?)
         .arg("inner")
@@ -127,20 +147,31 @@ async fn launch(mode: Mode, args: &Args, paths: &Paths) -> Result<Option<(Child,
         .args(["--mode", &value(mode.to_possible_value())])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(if mode == Mode::Namespace && args.net.is_none() { quiet(paths)? } else { Stdio::inherit() })
+        .stderr(if mode == Mode::Namespace && args.net.is_none() {
+            quiet(paths)?
+        } else {
+            Stdio::inherit()
+        })
         .kill_on_drop(true)
         .spawn()
         .context("start the cluster's process")?;
     let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
     if let Some(line) = lines.next_line().await? {
-        return Ok(Some((child, serde_json::from_str(&line).context("read where the cluster listens")?)));
+        return Ok(Some((
+            child,
+            serde_json::from_str(&line).context("read where the cluster listens")?,
+        )));
     }
     let status = child.wait().await?;
     if status.code() == Some(i32::from(inner::NO_NAMESPACES)) {
         return Ok(None);
     }
     let told = std::fs::read_to_string(paths.logs().join("inner.log")).unwrap_or_default();
-    bail!("the cluster did not start: {status}\n{}\nlogs: {}", told.trim_end(), paths.logs().display())
+    bail!(
+        "the cluster did not start: {status}\n{}\nlogs: {}",
+        told.trim_end(),
+        paths.logs().display()
+    )
 }
 
 /// While trying namespaces: what the cluster says goes to a file, and into the error if it fails.
@@ -152,7 +183,9 @@ fn quiet(paths: &Paths) -> Result<Stdio> {
 fn outside_kubeconfig(paths: &Paths, api: SocketAddr) -> Result<PathBuf> {
     let text = std::fs::read_to_string(paths.admin_kubeconfig())?;
     let mut config: Value = serde_json::from_str(&text)?;
-    let server = config.pointer_mut("/clusters/0/cluster/server").context("kubeconfig without a server")?;
+    let server = config
+        .pointer_mut("/clusters/0/cluster/server")
+        .context("kubeconfig without a server")?;
     *server = format!("https://{api}").into();
     let path = paths.run().join("kubeconfig");
     std::fs::write(&path, serde_json::to_string_pretty(&config)?)?;
@@ -216,6 +249,8 @@ impl Running {
 
 async fn client(kubeconfig: &Path) -> Result<kube::Client> {
     let file = kube::config::Kubeconfig::read_from(kubeconfig)?;
-    let config = kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await?;
+    let config =
+        kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
+            .await?;
     Ok(kube::Client::try_from(config)?)
 }

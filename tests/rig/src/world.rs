@@ -39,8 +39,11 @@ const FOREIGN: &[(&str, &str, &str)] = &[
 
 /// The API resource of a kind in [`World::foreign`].
 pub fn resource(kind: &str) -> ApiResource {
-    let (group, version, kind) =
-        FOREIGN.iter().find(|entry| entry.2 == kind).copied().unwrap_or(("", "v1", "Unknown"));
+    let (group, version, kind) = FOREIGN
+        .iter()
+        .find(|entry| entry.2 == kind)
+        .copied()
+        .unwrap_or(("", "v1", "Unknown"));
     let mut resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
     if kind == "GatewayClass" {
         "gatewayclasses".clone_into(&mut resource.plural);
@@ -56,7 +59,10 @@ impl World {
             .iter()
             .map(|(_, _, kind)| {
                 let resource = resource(kind);
-                (*kind, reflect(Api::all_with(client.clone(), &resource), resource, &sender))
+                (
+                    *kind,
+                    reflect(Api::all_with(client.clone(), &resource), resource, &sender),
+                )
             })
             .collect();
         Self {
@@ -70,7 +76,13 @@ impl World {
     /// Objects of one foreign kind, by namespace and name.
     pub fn foreign(&self, kind: &str) -> Vec<std::sync::Arc<DynamicObject>> {
         let mut all = self.foreign.get(kind).map(Store::state).unwrap_or_default();
-        all.sort_by_key(|object| (object.creation_timestamp(), object.namespace(), object.name_any()));
+        all.sort_by_key(|object| {
+            (
+                object.creation_timestamp(),
+                object.namespace(),
+                object.name_any(),
+            )
+        });
         all
     }
 
@@ -81,7 +93,11 @@ impl World {
 
     /// Addresses of the ready pods behind one port of a Service.
     pub fn endpoints(&self, service: &Service, port: &ServicePort) -> Vec<SocketAddr> {
-        let Some(selector) = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()) else {
+        let Some(selector) = service
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.selector.as_ref())
+        else {
             return Vec::new();
         };
         let namespace = service.namespace();
@@ -90,7 +106,11 @@ impl World {
             .state()
             .iter()
             .filter(|pod| pod.namespace() == namespace && is_ready(pod))
-            .filter(|pod| selector.iter().all(|(key, value)| pod.labels().get(key) == Some(value)))
+            .filter(|pod| {
+                selector
+                    .iter()
+                    .all(|(key, value)| pod.labels().get(key) == Some(value))
+            })
             .filter_map(|pod| Some(SocketAddr::new(pod_ip(pod)?, target_port(pod, port)?)))
             .collect();
         found.sort();
@@ -105,9 +125,14 @@ pub fn pod_ip(pod: &Pod) -> Option<IpAddr> {
 
 /// Ready and not going away.
 pub fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let conditions = pod
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
     pod.metadata.deletion_timestamp.is_none()
-        && conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        && conditions
+            .into_iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn target_port(pod: &Pod, port: &ServicePort) -> Option<u16> {

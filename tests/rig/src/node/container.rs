@@ -17,9 +17,9 @@ use super::env::{self, Sources};
 use super::pod::Shared;
 use super::status::{Ended, Phase, Role};
 use super::{event, probe, volumes};
+use crate::images;
 use crate::net::Mode;
 use crate::process::{self, Mount, Spec};
-use crate::images;
 
 /// First wait after a second crash, as the kubelet's; doubles up to [`BACK_OFF_LIMIT`].
 const BACK_OFF: Duration = Duration::from_secs(10);
@@ -33,7 +33,12 @@ const EAGER: Duration = Duration::from_millis(300);
 const SERVICE_WAIT: Duration = Duration::from_secs(10);
 
 /// Runs until the container is done or told to stop.
-pub(super) async fn run(shared: Arc<Shared>, index: usize, container: Container, stop: CancellationToken) {
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    index: usize,
+    container: Container,
+    stop: CancellationToken,
+) {
     let mut back_off = Duration::ZERO;
     loop {
         let spec = tokio::select! {
@@ -49,8 +54,19 @@ pub(super) async fn run(shared: Arc<Shared>, index: usize, container: Container,
             back_off = Duration::ZERO;
         }
         if !back_off.is_zero() {
-            let message = format!("back-off {}s restarting failed container={}", back_off.as_secs(), container.name);
-            event(&shared.node.client, &shared.pod, "Warning", "BackOff", &message).await;
+            let message = format!(
+                "back-off {}s restarting failed container={}",
+                back_off.as_secs(),
+                container.name
+            );
+            event(
+                &shared.node.client,
+                &shared.pod,
+                "Warning",
+                "BackOff",
+                &message,
+            )
+            .await;
             wait(&shared, index, "CrashLoopBackOff", &message);
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -67,12 +83,20 @@ fn wait(shared: &Shared, index: usize, reason: &str, message: &str) {
         if let Phase::Terminated(ended) = &state.phase {
             state.last = Some(ended.clone());
         }
-        state.phase = Phase::Waiting { reason: reason.to_owned(), message: message.to_owned() };
+        state.phase = Phase::Waiting {
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+        };
     });
 }
 
 fn restarts(shared: &Shared, index: usize, status: Option<&ExitStatus>) -> bool {
-    let policy = shared.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
+    let policy = shared
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.restart_policy.as_deref())
+        .unwrap_or("Always");
     let failed = status.is_none_or(|status| !status.success());
     match shared.state(index).role {
         Role::Sidecar => true,
@@ -96,14 +120,24 @@ async fn prepare(shared: &Shared, index: usize, container: &Container) -> Spec {
                         wait(shared, index, "ErrImagePull", &text);
                         event(&shared.node.client, &shared.pod, "Warning", "Failed", &text).await;
                     }
-                    ("ImagePullBackOff", format!("Back-off pulling image {image:?}: {unknown}"))
+                    (
+                        "ImagePullBackOff",
+                        format!("Back-off pulling image {image:?}: {unknown}"),
+                    )
                 }
                 Err(other) => ("CreateContainerConfigError", format!("{other:#}")),
             },
         };
         if told != message {
             wait(shared, index, reason, &message);
-            event(&shared.node.client, &shared.pod, "Warning", "Failed", &format!("Error: {reason}: {message}")).await;
+            event(
+                &shared.node.client,
+                &shared.pod,
+                "Warning",
+                "Failed",
+                &format!("Error: {reason}: {message}"),
+            )
+            .await;
             told = message;
         }
         tokio::time::sleep(pause).await;
@@ -117,18 +151,34 @@ async fn try_prepare(shared: &Shared, container: &Container) -> Result<Spec> {
     let loopback = node.net.mode() == Mode::Loopback;
     let sources = fetch(shared, container).await?;
     let mut env = vec![
-        ("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
+        (
+            "PATH".to_owned(),
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+        ),
         ("HOSTNAME".to_owned(), shared.pod.name_any()),
         ("HOME".to_owned(), "/".to_owned()),
-        ("KUBERNETES_SERVICE_HOST".to_owned(), node.net.kubernetes_service_ip().to_string()),
+        (
+            "KUBERNETES_SERVICE_HOST".to_owned(),
+            node.net.kubernetes_service_ip().to_string(),
+        ),
         ("KUBERNETES_SERVICE_PORT".to_owned(), "443".to_owned()),
     ];
-    let own = env::resolve(container, &shared.pod, &ip.to_string(), &node.net.node_ip().to_string(), &sources)
-        .map_err(anyhow::Error::msg)?;
+    let own = env::resolve(
+        container,
+        &shared.pod,
+        &ip.to_string(),
+        &node.net.node_ip().to_string(),
+        &sources,
+    )
+    .map_err(anyhow::Error::msg)?;
     env.retain(|(name, _)| !own.iter().any(|(other, _)| other == name));
     env.extend(own);
     let expand = |texts: &Option<Vec<String>>| -> Vec<String> {
-        texts.iter().flatten().map(|text| env::expand(text, &env)).collect()
+        texts
+            .iter()
+            .flatten()
+            .map(|text| env::expand(text, &env))
+            .collect()
     };
     let (mut command, mut args) = (expand(&container.command), expand(&container.args));
     let volumes = shared.volumes();
@@ -148,7 +198,14 @@ async fn try_prepare(shared: &Shared, container: &Container) -> Result<Spec> {
     let programs = std::env::current_exe()?;
     let programs = programs.parent().context("the rig's own folder")?;
     let image = container.image.clone().unwrap_or_default();
-    let program = images::program(&node.tools, programs, &image, &command, &args, loopback.then_some(ip))?;
+    let program = images::program(
+        &node.tools,
+        programs,
+        &image,
+        &command,
+        &args,
+        loopback.then_some(ip),
+    )?;
     let log = node.paths.logs().join("pods");
     std::fs::create_dir_all(&log)?;
     std::fs::create_dir_all(&shared.dir)?;
@@ -169,12 +226,18 @@ async fn fetch(shared: &Shared, container: &Container) -> Result<Sources> {
     let mut sources = Sources::default();
     let api: Api<ConfigMap> = Api::namespaced(shared.node.client.clone(), &namespace);
     for name in maps {
-        let found = api.get_opt(&name).await?.with_context(|| format!("configmap {name:?} not found"))?;
+        let found = api
+            .get_opt(&name)
+            .await?
+            .with_context(|| format!("configmap {name:?} not found"))?;
         sources.config_maps.insert(name, found);
     }
     let api: Api<Secret> = Api::namespaced(shared.node.client.clone(), &namespace);
     for name in secrets {
-        let found = api.get_opt(&name).await?.with_context(|| format!("secret {name:?} not found"))?;
+        let found = api
+            .get_opt(&name)
+            .await?
+            .with_context(|| format!("secret {name:?} not found"))?;
         sources.secrets.insert(name, found);
     }
     Ok(sources)
@@ -204,18 +267,30 @@ async fn name_services(shared: &Shared, mut texts: Vec<&mut String>) {
     let began = Instant::now();
     loop {
         for service in shared.node.world.services.state() {
-            let ip = service.spec.as_ref().and_then(|spec| spec.cluster_ip.clone()).unwrap_or_default();
+            let ip = service
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.cluster_ip.clone())
+                .unwrap_or_default();
             if ip.parse::<std::net::IpAddr>().is_err() {
                 continue;
             }
-            let name = format!("{}.{}.svc", service.name_any(), service.namespace().unwrap_or_default());
+            let name = format!(
+                "{}.{}.svc",
+                service.name_any(),
+                service.namespace().unwrap_or_default()
+            );
             for text in &mut texts {
                 if text.contains(&name) {
-                    **text = text.replace(&format!("{name}.cluster.local"), &ip).replace(&name, &ip);
+                    **text = text
+                        .replace(&format!("{name}.cluster.local"), &ip)
+                        .replace(&name, &ip);
                 }
             }
         }
-        if began.elapsed() > SERVICE_WAIT || !texts.iter().any(|text| text.contains(".svc.cluster.local")) {
+        if began.elapsed() > SERVICE_WAIT
+            || !texts.iter().any(|text| text.contains(".svc.cluster.local"))
+        {
             return;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -231,7 +306,11 @@ fn resolv_conf(shared: &Shared) -> Result<Mount> {
         shared.node.net.dns_ip()
     );
     std::fs::write(&source, text)?;
-    Ok(Mount { source, target: "/etc/resolv.conf".into(), read_only: true })
+    Ok(Mount {
+        source,
+        target: "/etc/resolv.conf".into(),
+        read_only: true,
+    })
 }
 
 /// One life of the process.
@@ -249,20 +328,37 @@ async fn attempt(
         if let Phase::Terminated(ended) = &state.phase {
             state.last = Some(ended.clone());
         }
-        state.phase = Phase::Running { since: since.clone() };
+        state.phase = Phase::Running {
+            since: since.clone(),
+        };
         state.id.clone_from(&id);
     });
-    let inside = probe::Inside { netns: spec.netns.clone(), env: spec.env.clone() };
+    let inside = probe::Inside {
+        netns: spec.netns.clone(),
+        env: spec.env.clone(),
+    };
     let (status, unhealthy) = tokio::select! {
         status = child.wait() => (status?, None),
         reason = watch_probes(shared, index, container, &inside) => (end(&mut child, shared).await?, Some(reason)),
         () = stop.cancelled() => (end(&mut child, shared).await?, None),
     };
     if let Some(reason) = unhealthy {
-        let message = format!("Container {} failed its probe, will be restarted: {reason}", container.name);
-        event(&shared.node.client, &shared.pod, "Warning", "Unhealthy", &message).await;
+        let message = format!(
+            "Container {} failed its probe, will be restarted: {reason}",
+            container.name
+        );
+        event(
+            &shared.node.client,
+            &shared.pod,
+            "Warning",
+            "Unhealthy",
+            &message,
+        )
+        .await;
     }
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
     let ended = Ended {
         code,
         reason: if code == 0 { "Completed" } else { "Error" }.to_owned(),
@@ -280,7 +376,12 @@ async fn attempt(
 
 /// SIGTERM, and SIGKILL when the pod's patience is over (the caller drops us then, which kills).
 async fn end(child: &mut Child, shared: &Shared) -> Result<ExitStatus> {
-    let grace = shared.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
+    let grace = shared
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.termination_grace_period_seconds)
+        .unwrap_or(30);
     if let Some(pid) = child.id() {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).context("process id")?);
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
@@ -294,7 +395,12 @@ async fn end(child: &mut Child, shared: &Shared) -> Result<ExitStatus> {
 }
 
 /// Follows the probes; returns why the container must be restarted, if it must.
-async fn watch_probes(shared: &Shared, index: usize, container: &Container, inside: &probe::Inside) -> String {
+async fn watch_probes(
+    shared: &Shared,
+    index: usize,
+    container: &Container,
+    inside: &probe::Inside,
+) -> String {
     if let Some(startup) = &container.startup_probe
         && let Err(reason) = until_success(shared, startup, container, inside).await
     {
@@ -322,7 +428,12 @@ fn failures(probe: &Probe) -> u32 {
     u32::try_from(probe.failure_threshold.unwrap_or(3)).unwrap_or(3)
 }
 
-async fn until_success(shared: &Shared, probe: &Probe, container: &Container, inside: &probe::Inside) -> Result<(), String> {
+async fn until_success(
+    shared: &Shared,
+    probe: &Probe,
+    container: &Container,
+    inside: &probe::Inside,
+) -> Result<(), String> {
     tokio::time::sleep(delay(probe)).await;
     let began = Instant::now();
     loop {
@@ -361,22 +472,24 @@ async fn readiness(shared: &Shared, index: usize, container: &Container, inside:
     tokio::time::sleep(delay(probe)).await;
     let (mut failed, mut ready) = (0, false);
     loop {
-        match probe::check(probe, container, shared.net.ip, inside).await {
-            Ok(()) => {
-                failed = 0;
-                if !ready {
-                    ready = true;
-                    shared.update(index, |state| state.ready = true);
-                }
+        if let Ok(()) = probe::check(probe, container, shared.net.ip, inside).await {
+            failed = 0;
+            if !ready {
+                ready = true;
+                shared.update(index, |state| state.ready = true);
             }
-            Err(_) => {
-                failed += 1;
-                if ready && failed >= failures(probe) {
-                    ready = false;
-                    shared.update(index, |state| state.ready = false);
-                }
+        } else {
+            failed += 1;
+            if ready && failed >= failures(probe) {
+                ready = false;
+                shared.update(index, |state| state.ready = false);
             }
         }
-        tokio::time::sleep(if ready { period(probe) } else { EAGER.min(period(probe)) }).await;
+        tokio::time::sleep(if ready {
+            period(probe)
+        } else {
+            EAGER.min(period(probe))
+        })
+        .await;
     }
 }

@@ -16,7 +16,12 @@ pub(super) struct Sources {
 /// Names of ConfigMaps and Secrets that a container's environment needs.
 pub(super) fn needed(container: &Container) -> (Vec<String>, Vec<String>) {
     let (mut maps, mut secrets) = (Vec::new(), Vec::new());
-    for source in container.env.iter().flatten().filter_map(|var| var.value_from.as_ref()) {
+    for source in container
+        .env
+        .iter()
+        .flatten()
+        .filter_map(|var| var.value_from.as_ref())
+    {
         maps.extend(source.config_map_key_ref.iter().map(|key| key.name.clone()));
         secrets.extend(source.secret_key_ref.iter().map(|key| key.name.clone()));
     }
@@ -38,12 +43,28 @@ pub(super) fn resolve(
     let mut env: Vec<(String, String)> = Vec::new();
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.clone().unwrap_or_default();
-        if let Some(map) = source.config_map_ref.as_ref().and_then(|map| sources.config_maps.get(&map.name)) {
-            env.extend(map.data.iter().flatten().map(|(key, value)| (format!("{prefix}{key}"), value.clone())));
+        if let Some(map) = source
+            .config_map_ref
+            .as_ref()
+            .and_then(|map| sources.config_maps.get(&map.name))
+        {
+            env.extend(
+                map.data
+                    .iter()
+                    .flatten()
+                    .map(|(key, value)| (format!("{prefix}{key}"), value.clone())),
+            );
         }
-        if let Some(secret) = source.secret_ref.as_ref().and_then(|secret| sources.secrets.get(&secret.name)) {
+        if let Some(secret) = source
+            .secret_ref
+            .as_ref()
+            .and_then(|secret| sources.secrets.get(&secret.name))
+        {
             for (key, value) in secret.data.iter().flatten() {
-                env.push((format!("{prefix}{key}"), String::from_utf8_lossy(&value.0).into_owned()));
+                env.push((
+                    format!("{prefix}{key}"),
+                    String::from_utf8_lossy(&value.0).into_owned(),
+                ));
             }
         }
     }
@@ -69,21 +90,38 @@ fn from_source(
     sources: &Sources,
 ) -> Result<Option<String>, String> {
     if let Some(field) = &from.field_ref {
-        return field_value(&field.field_path, pod, pod_ip, node_ip).map(Some).ok_or_else(|| {
-            format!("env {}: field {:?} is not supported", var.name, field.field_path)
-        });
+        return field_value(&field.field_path, pod, pod_ip, node_ip)
+            .map(Some)
+            .ok_or_else(|| {
+                format!(
+                    "env {}: field {:?} is not supported",
+                    var.name, field.field_path
+                )
+            });
     }
     if let Some(key) = &from.config_map_key_ref {
-        let found = sources.config_maps.get(&key.name).and_then(|map| map.data.as_ref()?.get(&key.key).cloned());
+        let found = sources
+            .config_maps
+            .get(&key.name)
+            .and_then(|map| map.data.as_ref()?.get(&key.key).cloned());
         if found.is_none() && !key.optional.unwrap_or_default() {
-            return Err(format!("couldn't find key {} in ConfigMap {}", key.key, key.name));
+            return Err(format!(
+                "couldn't find key {} in ConfigMap {}",
+                key.key, key.name
+            ));
         }
         return Ok(found);
     }
     if let Some(key) = &from.secret_key_ref {
-        let found = sources.secrets.get(&key.name).and_then(|secret| secret.data.as_ref()?.get(&key.key));
+        let found = sources
+            .secrets
+            .get(&key.name)
+            .and_then(|secret| secret.data.as_ref()?.get(&key.key));
         if found.is_none() && !key.optional.unwrap_or_default() {
-            return Err(format!("couldn't find key {} in Secret {}", key.key, key.name));
+            return Err(format!(
+                "couldn't find key {} in Secret {}",
+                key.key, key.name
+            ));
         }
         return Ok(found.map(|value| String::from_utf8_lossy(&value.0).into_owned()));
     }
@@ -93,7 +131,8 @@ fn from_source(
 /// The downward API's fields.
 pub(super) fn field_value(path: &str, pod: &Pod, pod_ip: &str, node_ip: &str) -> Option<String> {
     let spec = pod.spec.as_ref();
-    let quoted = |map: &BTreeMap<String, String>, key: &str| map.get(key).cloned().unwrap_or_default();
+    let quoted =
+        |map: &BTreeMap<String, String>, key: &str| map.get(key).cloned().unwrap_or_default();
     Some(match path {
         "metadata.name" => pod.name_any(),
         "metadata.namespace" => pod.namespace().unwrap_or_default(),
@@ -106,7 +145,10 @@ pub(super) fn field_value(path: &str, pod: &Pod, pod_ip: &str, node_ip: &str) ->
             let (map, key) = if let Some(rest) = path.strip_prefix("metadata.labels['") {
                 (pod.labels(), rest)
             } else {
-                (pod.annotations(), path.strip_prefix("metadata.annotations['")?)
+                (
+                    pod.annotations(),
+                    path.strip_prefix("metadata.annotations['")?,
+                )
             };
             quoted(map, key.strip_suffix("']")?)
         }
@@ -123,7 +165,10 @@ pub(super) fn expand(text: &str, env: &[(String, String)]) -> String {
         if let Some(escaped) = after.strip_prefix('$') {
             out.push('$');
             rest = escaped;
-        } else if let Some((name, tail)) = after.strip_prefix('(').and_then(|inner| inner.split_once(')')) {
+        } else if let Some((name, tail)) = after
+            .strip_prefix('(')
+            .and_then(|inner| inner.split_once(')'))
+        {
             match env.iter().find(|(key, _)| key == name) {
                 Some((_, value)) => out.push_str(value),
                 None => out.push_str(&rest[at..=at + 2 + name.len()]),

@@ -44,7 +44,10 @@ impl Shared {
     }
 
     fn states(&self) -> Vec<State> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.states
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(super) fn volumes(&self) -> PathBuf {
@@ -53,7 +56,11 @@ impl Shared {
 
     /// `<namespace>_<pod>`.
     pub(super) fn label(&self) -> String {
-        format!("{}_{}", self.pod.namespace().unwrap_or_default(), self.pod.name_any())
+        format!(
+            "{}_{}",
+            self.pod.namespace().unwrap_or_default(),
+            self.pod.name_any()
+        )
     }
 }
 
@@ -71,21 +78,51 @@ pub(super) async fn run(node: Arc<Node>, mut updates: watch::Receiver<Pod>) {
         forget(&node.client, &pod).await;
         return;
     }
-    if matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed")) {
+    if matches!(
+        pod.status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref()),
+        Some("Succeeded" | "Failed")
+    ) {
         return;
     }
     let net = match node.net.add_pod().await {
         Ok(net) => net,
         Err(error) => {
-            event(&node.client, &pod, "Warning", "FailedCreatePodSandBox", &format!("{error:#}")).await;
-            tracing::error!(pod = pod.name_any(), error = format!("{error:#}"), "no network for a pod");
+            event(
+                &node.client,
+                &pod,
+                "Warning",
+                "FailedCreatePodSandBox",
+                &format!("{error:#}"),
+            )
+            .await;
+            tracing::error!(
+                pod = pod.name_any(),
+                error = format!("{error:#}"),
+                "no network for a pod"
+            );
             return;
         }
     };
-    let dir = node.paths.pods().join(format!("{}_{}", pod.namespace().unwrap_or_default(), pod.name_any()));
+    let dir = node.paths.pods().join(format!(
+        "{}_{}",
+        pod.namespace().unwrap_or_default(),
+        pod.name_any()
+    ));
     let containers = containers(&pod);
-    let states = containers.iter().map(|(role, container)| State::new(*role, container)).collect();
-    let shared = Arc::new(Shared { node, pod, net, dir, states: Mutex::new(states), changed: Notify::new() });
+    let states = containers
+        .iter()
+        .map(|(role, container)| State::new(*role, container))
+        .collect();
+    let shared = Arc::new(Shared {
+        node,
+        pod,
+        net,
+        dir,
+        states: Mutex::new(states),
+        changed: Notify::new(),
+    });
     shared.changed.notify_one();
     let ends = Ends::default();
     let mut life = tokio::spawn(live(shared.clone(), containers, ends.clone()));
@@ -121,12 +158,23 @@ pub(super) async fn run(node: Arc<Node>, mut updates: watch::Receiver<Pod>) {
 }
 
 fn containers(pod: &Pod) -> Vec<(Role, Container)> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
+    let Some(spec) = &pod.spec else {
+        return Vec::new();
+    };
     let inits = spec.init_containers.iter().flatten().map(|container| {
         let sidecar = container.restart_policy.as_deref() == Some("Always");
-        (if sidecar { Role::Sidecar } else { Role::Init }, container.clone())
+        (
+            if sidecar { Role::Sidecar } else { Role::Init },
+            container.clone(),
+        )
     });
-    inits.chain(spec.containers.iter().map(|container| (Role::Main, container.clone()))).collect()
+    inits
+        .chain(
+            spec.containers
+                .iter()
+                .map(|container| (Role::Main, container.clone())),
+        )
+        .collect()
 }
 
 /// Volumes, then init containers and sidecars in order, then the main containers; ends when
@@ -136,11 +184,26 @@ async fn live(shared: Arc<Shared>, containers: Vec<(Role, Container)>, ends: End
     loop {
         let ip = shared.net.ip.to_string();
         let node_ip = shared.node.net.node_ip().to_string();
-        match volumes::prepare(&shared.node.client, &shared.pod, &shared.volumes(), &ip, &node_ip).await {
+        match volumes::prepare(
+            &shared.node.client,
+            &shared.pod,
+            &shared.volumes(),
+            &ip,
+            &node_ip,
+        )
+        .await
+        {
             Ok(()) => break,
             Err(error) => {
                 if !told {
-                    event(&shared.node.client, &shared.pod, "Warning", "FailedMount", &format!("{error:#}")).await;
+                    event(
+                        &shared.node.client,
+                        &shared.pod,
+                        "Warning",
+                        "FailedMount",
+                        &format!("{error:#}"),
+                    )
+                    .await;
                     told = true;
                 }
             }
@@ -152,7 +215,11 @@ async fn live(shared: Arc<Shared>, containers: Vec<(Role, Container)>, ends: End
     }
     let (mut sidecars, mut mains) = (JoinSet::new(), JoinSet::new());
     for (index, (role, container)) in containers.into_iter().enumerate() {
-        let stop = if role == Role::Sidecar { ends.sidecars.clone() } else { ends.mains.clone() };
+        let stop = if role == Role::Sidecar {
+            ends.sidecars.clone()
+        } else {
+            ends.mains.clone()
+        };
         let task = container::run(shared.clone(), index, container, stop);
         match role {
             Role::Init => task.await,
@@ -179,15 +246,28 @@ async fn live(shared: Arc<Shared>, containers: Vec<(Role, Container)>, ends: End
 
 /// Writes the status when it differs from what was written last.
 async fn write(shared: &Shared, started: &str, written: &mut Option<Value>) {
-    let (ip, node_ip) = (shared.net.ip.to_string(), shared.node.net.node_ip().to_string());
+    let (ip, node_ip) = (
+        shared.net.ip.to_string(),
+        shared.node.net.node_ip().to_string(),
+    );
     let mut status = status::pod_status(&shared.pod, &shared.states(), &ip, &node_ip, started);
     status::stamp(&mut status, written.as_ref(), &Timestamp::now().to_string());
     if written.as_ref() == Some(&status) {
         return;
     }
-    let api: Api<Pod> = Api::namespaced(shared.node.client.clone(), &shared.pod.namespace().unwrap_or_default());
+    let api: Api<Pod> = Api::namespaced(
+        shared.node.client.clone(),
+        &shared.pod.namespace().unwrap_or_default(),
+    );
     let patch = json!({"metadata": {"uid": shared.pod.uid()}, "status": status});
-    match api.patch_status(&shared.pod.name_any(), &PatchParams::default(), &Patch::Strategic(&patch)).await {
+    match api
+        .patch_status(
+            &shared.pod.name_any(),
+            &PatchParams::default(),
+            &Patch::Strategic(&patch),
+        )
+        .await
+    {
         Ok(_) => *written = Some(status),
         Err(kube::Error::Api(error)) if error.code == 404 || error.code == 409 => {}
         Err(error) => {

@@ -18,7 +18,12 @@ pub(super) struct Inside {
 }
 
 /// Runs the probe once, within its timeout.
-pub(super) async fn check(probe: &Probe, container: &Container, ip: IpAddr, inside: &Inside) -> Result<(), String> {
+pub(super) async fn check(
+    probe: &Probe,
+    container: &Container,
+    ip: IpAddr,
+    inside: &Inside,
+) -> Result<(), String> {
     let limit = Duration::from_secs(u64::try_from(probe.timeout_seconds.unwrap_or(1)).unwrap_or(1));
     match tokio::time::timeout(limit, once(probe, container, ip, inside)).await {
         Ok(result) => result,
@@ -26,7 +31,12 @@ pub(super) async fn check(probe: &Probe, container: &Container, ip: IpAddr, insi
     }
 }
 
-async fn once(probe: &Probe, container: &Container, ip: IpAddr, inside: &Inside) -> Result<(), String> {
+async fn once(
+    probe: &Probe,
+    container: &Container,
+    ip: IpAddr,
+    inside: &Inside,
+) -> Result<(), String> {
     if let Some(http) = &probe.http_get {
         let port = port(&http.port, container).ok_or("the probe's port is unknown")?;
         let path = http.path.clone().unwrap_or_else(|| "/".to_owned());
@@ -34,11 +44,21 @@ async fn once(probe: &Probe, container: &Container, ip: IpAddr, inside: &Inside)
     }
     if let Some(tcp) = &probe.tcp_socket {
         let port = port(&tcp.port, container).ok_or("the probe's port is unknown")?;
-        return TcpStream::connect((ip, port)).await.map(|_| ()).map_err(|error| error.to_string());
+        return TcpStream::connect((ip, port))
+            .await
+            .map(|_| ())
+            .map_err(|error| error.to_string());
     }
     if let Some(grpc) = &probe.grpc {
         let service = grpc.service.clone().unwrap_or_default();
-        return grpc_health(format!("http://{}", SocketAddr::new(ip, u16::try_from(grpc.port).unwrap_or(0))), service).await;
+        return grpc_health(
+            format!(
+                "http://{}",
+                SocketAddr::new(ip, u16::try_from(grpc.port).unwrap_or(0))
+            ),
+            service,
+        )
+        .await;
     }
     if let Some(exec) = &probe.exec {
         return exec_in_pod(exec.command.as_deref().unwrap_or_default(), inside).await;
@@ -59,9 +79,12 @@ fn port(port: &IntOrString, container: &Container) -> Option<u16> {
 }
 
 async fn http_get(address: SocketAddr, path: &str) -> Result<(), String> {
-    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|error| error.to_string())?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
     let connection = tokio::spawn(connection);
     let request = http::Request::get(path)
         .header("host", address.to_string())
@@ -69,15 +92,24 @@ async fn http_get(address: SocketAddr, path: &str) -> Result<(), String> {
         .header("connection", "close")
         .body(Empty::<bytes::Bytes>::new())
         .map_err(|error| error.to_string())?;
-    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|error| error.to_string())?;
     let status = response.status();
     let _ = response.into_body().collect().await;
     connection.abort();
-    if status.is_success() || status.is_redirection() { Ok(()) } else { Err(format!("HTTP status {status}")) }
+    if status.is_success() || status.is_redirection() {
+        Ok(())
+    } else {
+        Err(format!("HTTP status {status}"))
+    }
 }
 
 async fn grpc_health(url: String, service: String) -> Result<(), String> {
-    use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+    use tonic_health::pb::{
+        HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+    };
     let channel = tonic::transport::Endpoint::from_shared(url)
         .map_err(|error| error.to_string())?
         .connect()
@@ -88,7 +120,11 @@ async fn grpc_health(url: String, service: String) -> Result<(), String> {
         .await
         .map_err(|status| status.to_string())?
         .into_inner();
-    if answer.status() == ServingStatus::Serving { Ok(()) } else { Err(format!("{:?}", answer.status())) }
+    if answer.status() == ServingStatus::Serving {
+        Ok(())
+    } else {
+        Err(format!("{:?}", answer.status()))
+    }
 }
 
 async fn exec_in_pod(command: &[String], inside: &Inside) -> Result<(), String> {
@@ -110,5 +146,9 @@ async fn exec_in_pod(command: &[String], inside: &Inside) -> Result<(), String> 
         .status()
         .await
         .map_err(|error| error.to_string())?;
-    if status.success() { Ok(()) } else { Err(status.to_string()) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(status.to_string())
+    }
 }

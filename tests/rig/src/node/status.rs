@@ -47,12 +47,19 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(role: Role, container: &Container) -> Self {
-        let reason = if role == Role::Main { "ContainerCreating" } else { "PodInitializing" };
+        let reason = if role == Role::Main {
+            "ContainerCreating"
+        } else {
+            "PodInitializing"
+        };
         Self {
             role,
             name: container.name.clone(),
             image: container.image.clone().unwrap_or_default(),
-            phase: Phase::Waiting { reason: reason.to_owned(), message: String::new() },
+            phase: Phase::Waiting {
+                reason: reason.to_owned(),
+                message: String::new(),
+            },
             last: None,
             restarts: 0,
             started: false,
@@ -67,17 +74,32 @@ impl State {
 }
 
 /// The `status` of a pod, without transition times.
-pub(super) fn pod_status(pod: &Pod, states: &[State], pod_ip: &str, node_ip: &str, started: &str) -> Value {
-    let mains: Vec<_> = states.iter().filter(|state| state.role == Role::Main).collect();
-    let inits: Vec<_> = states.iter().filter(|state| state.role != Role::Main).collect();
+pub(super) fn pod_status(
+    pod: &Pod,
+    states: &[State],
+    pod_ip: &str,
+    node_ip: &str,
+    started: &str,
+) -> Value {
+    let mains: Vec<_> = states
+        .iter()
+        .filter(|state| state.role == Role::Main)
+        .collect();
+    let inits: Vec<_> = states
+        .iter()
+        .filter(|state| state.role != Role::Main)
+        .collect();
     let initialized = inits.iter().all(|state| match state.role {
         Role::Sidecar => state.started,
         _ => state.done_well(),
     });
     let phase = phase(pod, &mains, initialized);
     let running = phase == "Running";
-    let containers_ready =
-        running && mains.iter().all(|state| state.ready) && inits.iter().all(|state| state.role == Role::Init || state.ready);
+    let containers_ready = running
+        && mains.iter().all(|state| state.ready)
+        && inits
+            .iter()
+            .all(|state| state.role == Role::Init || state.ready);
     let unready: Vec<_> = states
         .iter()
         .filter(|state| state.role != Role::Init && !state.ready)
@@ -88,7 +110,9 @@ pub(super) fn pod_status(pod: &Pod, states: &[State], pod_ip: &str, node_ip: &st
         if !yes {
             condition["reason"] = reason.into();
             condition["message"] = match reason {
-                "ContainersNotReady" => format!("containers with unready status: [{}]", unready.join(" ")).into(),
+                "ContainersNotReady" => {
+                    format!("containers with unready status: [{}]", unready.join(" ")).into()
+                }
                 _ => "".into(),
             };
         }
@@ -112,8 +136,14 @@ pub(super) fn pod_status(pod: &Pod, states: &[State], pod_ip: &str, node_ip: &st
 }
 
 fn phase(pod: &Pod, mains: &[&State], initialized: bool) -> &'static str {
-    let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
-    let ended = mains.iter().all(|state| matches!(state.phase, Phase::Terminated(_)));
+    let policy = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.restart_policy.as_deref())
+        .unwrap_or("Always");
+    let ended = mains
+        .iter()
+        .all(|state| matches!(state.phase, Phase::Terminated(_)));
     if ended && policy != "Always" {
         let well = mains.iter().all(|state| state.done_well());
         if well {
@@ -123,8 +153,13 @@ fn phase(pod: &Pod, mains: &[&State], initialized: bool) -> &'static str {
             return "Failed";
         }
     }
-    let began = |state: &&State| !matches!(state.phase, Phase::Waiting { .. }) || state.last.is_some();
-    if initialized && mains.iter().all(began) { "Running" } else { "Pending" }
+    let began =
+        |state: &&State| !matches!(state.phase, Phase::Waiting { .. }) || state.last.is_some();
+    if initialized && mains.iter().all(began) {
+        "Running"
+    } else {
+        "Pending"
+    }
 }
 
 fn container_status(state: &State) -> Value {
@@ -135,7 +170,9 @@ fn container_status(state: &State) -> Value {
         }})
     };
     let current = match &state.phase {
-        Phase::Waiting { reason, message } => json!({"waiting": {"reason": reason, "message": message}}),
+        Phase::Waiting { reason, message } => {
+            json!({"waiting": {"reason": reason, "message": message}})
+        }
         Phase::Running { since } => json!({"running": {"startedAt": since}}),
         Phase::Terminated(how) => ended(how),
     };
@@ -150,11 +187,17 @@ fn container_status(state: &State) -> Value {
 
 /// Puts `lastTransitionTime` on every condition: kept where the status did not change.
 pub(super) fn stamp(status: &mut Value, before: Option<&Value>, now: &str) {
-    let Some(conditions) = status["conditions"].as_array_mut() else { return };
+    let Some(conditions) = status["conditions"].as_array_mut() else {
+        return;
+    };
     for condition in conditions {
-        let same = before.and_then(|before| before["conditions"].as_array()).and_then(|all| {
-            all.iter().find(|old| old["type"] == condition["type"] && old["status"] == condition["status"])
-        });
+        let same = before
+            .and_then(|before| before["conditions"].as_array())
+            .and_then(|all| {
+                all.iter().find(|old| {
+                    old["type"] == condition["type"] && old["status"] == condition["status"]
+                })
+            });
         let time = same.map_or_else(|| now.into(), |old| old["lastTransitionTime"].clone());
         condition["lastTransitionTime"] = time;
     }
@@ -165,22 +208,42 @@ mod tests {
     use super::*;
 
     fn state(role: Role, phase: Phase, ready: bool) -> State {
-        let container = Container { name: "c".to_owned(), ..Container::default() };
-        State { phase, ready, started: ready, ..State::new(role, &container) }
+        let container = Container {
+            name: "c".to_owned(),
+            ..Container::default()
+        };
+        State {
+            phase,
+            ready,
+            started: ready,
+            ..State::new(role, &container)
+        }
     }
 
     fn running() -> Phase {
-        Phase::Running { since: "2026-01-01T00:00:00Z".to_owned() }
+        Phase::Running {
+            since: "2026-01-01T00:00:00Z".to_owned(),
+        }
     }
 
     #[test]
     fn a_pod_is_ready_only_when_all_its_containers_and_sidecars_are() {
         let ready = |states: &[State]| {
-            pod_status(&Pod::default(), states, "10.0.0.1", "10.0.0.2", "t")["conditions"][2]["status"] == "True"
+            pod_status(&Pod::default(), states, "10.0.0.1", "10.0.0.2", "t")["conditions"][2]["status"]
+                == "True"
         };
-        assert!(ready(&[state(Role::Sidecar, running(), true), state(Role::Main, running(), true)]));
-        assert!(!ready(&[state(Role::Sidecar, running(), false), state(Role::Main, running(), true)]));
-        assert!(!ready(&[state(Role::Main, running(), true), state(Role::Main, running(), false)]));
+        assert!(ready(&[
+            state(Role::Sidecar, running(), true),
+            state(Role::Main, running(), true)
+        ]));
+        assert!(!ready(&[
+            state(Role::Sidecar, running(), false),
+            state(Role::Main, running(), true)
+        ]));
+        assert!(!ready(&[
+            state(Role::Main, running(), true),
+            state(Role::Main, running(), false)
+        ]));
     }
 
     #[test]

@@ -1,0 +1,69 @@
+# `make help` lists everything.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+CHART := charts/llm-d-operator
+OPERATOR := $(TARGET)/debug/llm-d-operator
+RIG := $(TARGET)/debug/rig
+
+.DEFAULT_GOAL := help
+
+##@ Try it
+
+.PHONY: demo
+demo: build ## Serve a model on this machine and send it requests; ONCE=1 ends after that, MANIFESTS=DIR applies another folder.
+	$(RIG) demo --chart $(CHART) --manifests "$(or $(MANIFESTS),examples/llama-3-2-1b)" $(if $(ONCE),--once)
+
+.PHONY: up
+up: build ## Start the bare cluster of the demo, with nothing installed.
+	$(RIG) up
+
+##@ Develop
+
+.PHONY: build
+build: ## Build all programs (debug).
+	@echo "make: building the programs (minutes the first time: several hundred crates)"
+	$(CARGO) build --locked --workspace --bins
+
+.PHONY: fmt
+fmt: ## Format the sources.
+	$(CARGO) fmt --all
+
+.PHONY: lint
+lint: ## Format check and clippy, warnings are errors.
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: generate
+generate: build ## Write the CRD and the chart's RBAC from the types.
+	$(OPERATOR) crd > crds/llm-d.ai_modelservices.yaml
+	cp crds/llm-d.ai_modelservices.yaml $(CHART)/crds/
+	for program in operator leader-election epp; do $(OPERATOR) rbac $$program > $(CHART)/files/rbac-$$program.yaml; done
+
+.PHONY: check-generated
+check-generated: generate ## Fail when generated files in the tree are not what the types say.
+	git diff --exit-code -- crds $(CHART)/crds $(CHART)/files
+
+##@ Prove it
+
+.PHONY: test
+test: lint test-unit test-cluster ## Everything a change must pass.
+
+.PHONY: test-unit
+test-unit: ## Unit tests, rules of the source tree, conformance.
+	$(CARGO) test --locked --workspace --lib --bins --test it
+
+.PHONY: test-cluster
+test-cluster: build ## The programs together, on a real control plane, Envoy and Valkey.
+	$(CARGO) test --locked --test cluster -- --nocapture
+
+##@ Clean up
+
+.PHONY: clean
+clean: ## Remove build output (programs fetched for the rig stay in the user's cache).
+	$(CARGO) clean
+
+.PHONY: help
+help: ## This list.
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
