@@ -5,6 +5,7 @@
 //! side inputs, one writer task and lock-free readers: discover -> datastore
 //! ```
 
+mod authority;
 pub mod cli;
 pub mod datastore;
 pub mod director;

@@ -8,11 +8,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser as _;
 use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::ExternalProcessorServer;
+use futures::StreamExt as _;
 use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server as GrpcServer;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use super::authority::Readable;
 use super::cli::{self, Args};
 use super::datastore::Datastore;
 use super::director::Director;
@@ -154,16 +158,21 @@ async fn serve(args: &Args, settings: Settings) -> anyhow::Result<()> {
     };
     let address = SocketAddr::new(host, args.grpc_port);
     tracing::info!(%address, ?managed, version = env!("CARGO_PKG_VERSION"), "serving");
-    let server = GrpcServer::builder()
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("ext_proc server on {address}"))?;
+    let incoming = TcpListenerStream::new(listener).map(|connection| {
         // One request is one stream of a few small messages.
-        .tcp_nodelay(true)
+        connection.and_then(|stream| stream.set_nodelay(true).map(|()| Readable::new(stream)))
+    });
+    let server = GrpcServer::builder()
         .http2_adaptive_window(Some(true))
         .add_service(health)
         .add_service(
             ExternalProcessorServer::new(processor)
                 .max_decoding_message_size(args.max_body_bytes + (1 << 20)),
         )
-        .serve_with_shutdown(address, shutdown.clone().into_requested());
+        .serve_with_incoming_shutdown(incoming, shutdown.clone().into_requested());
     let drained = tokio::select! {
         result = server => result.with_context(|| format!("ext_proc server on {address}")),
         () = drain_deadline(&shutdown, drain_timeout(&args.drain_timeout)?) => {

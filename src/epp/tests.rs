@@ -64,7 +64,10 @@ fn trailers() -> ProcessingRequest {
     }
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "the shape of the director's answer")]
+#[allow(
+    clippy::unnecessary_wraps,
+    reason = "the shape of the director's answer"
+)]
 fn routed() -> Result<Routed, Refusal> {
     Ok(Routed {
         destination: "10.0.0.1:8000".to_owned(),

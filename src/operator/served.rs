@@ -14,7 +14,8 @@ pub async fn discover(client: &Client) -> Result<Served, kube::Error> {
     let has = |group_version: &'static str, kind: &'static str| async move {
         match client.list_api_group_resources(group_version).await {
             Ok(list) => Ok(list.resources.iter().any(|resource| resource.kind == kind)),
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
+            // An unserved group answers 404 in plain text, without a reason.
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
             Err(error) => Err(error),
         }
     };

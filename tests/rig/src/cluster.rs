@@ -1,1 +1,308 @@
-//! x
+//! The steps that the demo and the tests share, on a running cluster: install the operator,
+//! make what a ModelService presumes, wait for it, send requests, say who answered. IO.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+
+use crate::up::Running;
+
+/// Where the chart is installed.
+pub const OPERATOR_NAMESPACE: &str = "llm-d-system";
+/// The Gateway of the article.
+pub const GATEWAY: &str = "llm-d-gateway";
+
+/// One answer of the gateway.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// Sends one HTTP request on a connection of its own.
+///
+/// # Errors
+/// When there is no answer.
+pub async fn http(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> Result<Answer> {
+    let stream = TcpStream::connect(address)
+        .await
+        .with_context(|| format!("connect to {address}"))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let mut request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", address.to_string());
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = sender
+        .send_request(request.body(Full::new(body.into()))?)
+        .await?;
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await?.to_bytes();
+    connection.abort();
+    Ok(Answer {
+        status: parts.status,
+        headers: parts.headers,
+        body,
+    })
+}
+
+impl Running {
+    /// Installs the chart with helm and waits until the operator leads.
+    ///
+    /// # Errors
+    /// With what helm or the pod said.
+    pub async fn install_operator(&self, chart: &Path, values: &[&str]) -> Result<()> {
+        let chart = chart.display().to_string();
+        let mut args = vec![
+            "install",
+            "llm-d-operator",
+            &chart,
+            "--namespace",
+            OPERATOR_NAMESPACE,
+            "--create-namespace",
+            "--wait",
+            "--timeout",
+            "120s",
+        ];
+        for value in values {
+            args.extend(["--set", value]);
+        }
+        self.helm(&args).await?;
+        Ok(())
+    }
+
+    /// Makes what the article presumes: the namespace, its Gateway, the Hugging Face token.
+    ///
+    /// # Errors
+    /// When an object is refused.
+    pub async fn prepare_namespace(&self, namespace: &str) -> Result<()> {
+        self.apply(
+            &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
+        )
+        .await?;
+        self.apply(&json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+            "metadata": {"name": GATEWAY, "namespace": namespace},
+            "spec": {"gatewayClassName": "istio", "listeners": [{
+                "name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "All"}},
+            }]},
+        }))
+        .await?;
+        self.apply(&json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "llm-d-hf-token", "namespace": namespace},
+            "stringData": {"HF_TOKEN": "not-a-real-token"},
+        }))
+        .await
+    }
+
+    /// `kubectl apply` of one object.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn apply(&self, object: &Value) -> Result<()> {
+        let file = tempfile::NamedTempFile::with_suffix(".json")?;
+        std::fs::write(file.path(), serde_json::to_vec(object)?)?;
+        self.kubectl(&["apply", "-f", &file.path().display().to_string()])
+            .await?;
+        Ok(())
+    }
+
+    /// One object as JSON.
+    ///
+    /// # Errors
+    /// When it is not found.
+    pub async fn get(&self, args: &[&str]) -> Result<Value> {
+        let text = self
+            .kubectl(&[&["get", "-o", "json"], args].concat())
+            .await?;
+        serde_json::from_str(&text).context("read kubectl's answer")
+    }
+
+    /// Waits until a condition holds, looking four times a second.
+    ///
+    /// # Errors
+    /// After `limit`, with what was seen last.
+    pub async fn wait_for<F, Fut>(&self, what: &str, limit: Duration, mut holds: F) -> Result<()>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<Option<String>>>,
+    {
+        let began = Instant::now();
+        loop {
+            // `None`: it holds. `Some`: how far it is.
+            let seen = match holds().await {
+                Ok(None) => return Ok(()),
+                Ok(Some(seen)) => seen,
+                Err(error) => format!("{error:#}"),
+            };
+            if began.elapsed() > limit {
+                bail!("{what}: not after {} s: {seen}", limit.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    }
+
+    /// Waits until a ModelService has the condition with this status.
+    ///
+    /// # Errors
+    /// After `limit`, with the conditions it has.
+    pub async fn wait_condition(
+        &self,
+        namespace: &str,
+        name: &str,
+        kind: &str,
+        status: &str,
+        limit: Duration,
+    ) -> Result<()> {
+        self.wait_for(
+            &format!("ModelService {namespace}/{name} {kind}={status}"),
+            limit,
+            || async move {
+                let object = self.get(&["modelservice", name, "-n", namespace]).await?;
+                let conditions = object["status"]["conditions"]
+                    .as_array()
+                    .cloned()
+                    .unwrap_or_default();
+                let observed =
+                    object["status"]["observedGeneration"] == object["metadata"]["generation"];
+                let holds = conditions
+                    .iter()
+                    .any(|condition| condition["type"] == kind && condition["status"] == status);
+                Ok((!(holds && observed)).then(|| describe_conditions(&object)))
+            },
+        )
+        .await
+    }
+
+    /// Names of pods by address, in one namespace.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub async fn pods_by_ip(&self, namespace: &str) -> Result<BTreeMap<String, String>> {
+        let list = self.get(&["pods", "-n", namespace]).await?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        Ok(list["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|pod| {
+                (
+                    text(&pod["status"]["podIP"]),
+                    text(&pod["metadata"]["name"]),
+                )
+            })
+            .collect())
+    }
+
+    /// A chat completion through the gateway.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn chat(
+        &self,
+        model: &str,
+        prompt: &str,
+        stream: bool,
+        headers: &[(&str, &str)],
+    ) -> Result<Answer> {
+        let body = json!({"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 8, "stream": stream});
+        let mut all = vec![("content-type", "application/json")];
+        all.extend_from_slice(headers);
+        http(
+            self.gateway,
+            "POST",
+            "/v1/chat/completions",
+            &all,
+            body.to_string(),
+        )
+        .await
+    }
+
+    /// What Envoy wrote about requests, oldest first. Envoy flushes its log every second or so.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn access_log(&self) -> Result<Vec<Value>> {
+        let path = self.paths.logs().join("envoy-access.log");
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        Ok(text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect())
+    }
+
+    /// How many requests Envoy sent to one cluster so far.
+    ///
+    /// # Errors
+    /// When Envoy's administration page does not answer.
+    pub async fn upstream_requests(&self, cluster: &str) -> Result<u64> {
+        let answer = http(self.envoy_admin, "GET", "/clusters", &[], "").await?;
+        ensure!(
+            answer.status.is_success(),
+            "Envoy's administration page said {}",
+            answer.status
+        );
+        let text = answer.text();
+        let counts = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(cluster)?;
+            rest.rsplit_once("::rq_total::")?.1.parse::<u64>().ok()
+        });
+        Ok(counts.sum())
+    }
+}
+
+/// `Type=Status (Reason: message)` for each condition.
+pub fn describe_conditions(object: &Value) -> String {
+    let conditions = object["status"]["conditions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let all: Vec<_> = conditions
+        .iter()
+        .map(|condition| {
+            format!(
+                "{}={} ({}: {})",
+                text(&condition["type"]),
+                text(&condition["status"]),
+                text(&condition["reason"]),
+                text(&condition["message"])
+            )
+        })
+        .collect();
+    if all.is_empty() {
+        "no conditions yet".to_owned()
+    } else {
+        all.join("; ")
+    }
+}

@@ -14,7 +14,7 @@ use rcgen::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::net::Net;
+use crate::net::{Mode, Net};
 use crate::paths::Paths;
 use crate::process::{self, Spec};
 use crate::tools::Tools;
@@ -115,6 +115,7 @@ pub async fn start(
                 "--use-service-account-credentials=true".to_owned(),
                 "--kube-api-qps=300".to_owned(),
                 "--kube-api-burst=600".to_owned(),
+                controllers(net).to_owned(),
             ],
         ),
         ("kube-scheduler", "system:kube-scheduler", vec![]),
@@ -171,6 +172,16 @@ rules:
   resources: [{group: coordination.k8s.io, resources: [leases]}]
 - level: Metadata
 ";
+
+/// Endpoints refuse loopback addresses: their controllers would only fill the event list.
+fn controllers(net: &Net) -> &'static str {
+    match net.mode() {
+        Mode::Namespace => "--controllers=*",
+        Mode::Loopback => {
+            "--controllers=*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller"
+        }
+    }
+}
 
 /// The API server refuses a loopback address here; nothing ever connects to it.
 fn advertised(net: &Net) -> IpAddr {

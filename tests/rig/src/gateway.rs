@@ -56,20 +56,39 @@ pub async fn start(gateway: Gateway) -> Result<()> {
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass",
         "metadata": {"name": CLASS}, "spec": {"controllerName": CONTROLLER},
     });
-    kube::Api::<kube::api::DynamicObject>::all_with(gateway.client.clone(), &world::resource("GatewayClass"))
-        .patch(CLASS, &PatchParams::apply("rig").force(), &Patch::Apply(&class))
-        .await?;
+    kube::Api::<kube::api::DynamicObject>::all_with(
+        gateway.client.clone(),
+        &world::resource("GatewayClass"),
+    )
+    .patch(
+        CLASS,
+        &PatchParams::apply("rig").force(),
+        &Patch::Apply(&class),
+    )
+    .await?;
     let files = files::Files::create(&gateway.paths, gateway.admin)?;
-    controlplane::supervise(&gateway.stop, "envoy", Spec {
-        program: gateway.envoy.clone(),
-        args: ["-c", &files.bootstrap().display().to_string(), "--log-level", "warning", "--concurrency", "2", "--disable-hot-restart"]
+    controlplane::supervise(
+        &gateway.stop,
+        "envoy",
+        Spec {
+            program: gateway.envoy.clone(),
+            args: [
+                "-c",
+                &files.bootstrap().display().to_string(),
+                "--log-level",
+                "warning",
+                "--concurrency",
+                "2",
+                "--disable-hot-restart",
+            ]
             .map(str::to_owned)
             .to_vec(),
-        env: vec![("HOME".to_owned(), gateway.paths.run().display().to_string())],
-        log: gateway.paths.logs().join("envoy.log"),
-        pid_file: Some(gateway.paths.state().join("envoy.pid")),
-        ..Spec::default()
-    });
+            env: vec![("HOME".to_owned(), gateway.paths.run().display().to_string())],
+            log: gateway.paths.logs().join("envoy.log"),
+            pid_file: Some(gateway.paths.state().join("envoy.pid")),
+            ..Spec::default()
+        },
+    );
     tokio::spawn(follow(gateway, files));
     Ok(())
 }
@@ -84,9 +103,15 @@ async fn follow(gateway: Gateway, mut files: files::Files) {
             tracing::warn!(problem, "EnvoyFilter");
         }
         match files.write(&config) {
-            Ok(changed) if changed => tracing::info!(clusters = config.clusters.len(), "configuration written for Envoy"),
+            Ok(changed) if changed => tracing::info!(
+                clusters = config.clusters.len(),
+                "configuration written for Envoy"
+            ),
             Ok(_) => {}
-            Err(error) => tracing::error!(error = format!("{error:#}"), "cannot write Envoy's configuration"),
+            Err(error) => tracing::error!(
+                error = format!("{error:#}"),
+                "cannot write Envoy's configuration"
+            ),
         }
         let settled = reporter.report(&gateway, &config).await;
         if settled {

@@ -16,6 +16,7 @@ use crate::{portal, process, tools};
 
 /// Flags of `up`.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[group(id = "cluster")]
 pub struct Args {
     /// The network; by default namespaces where they are allowed, loopback otherwise.
     #[arg(long, env = "RIG_NET")]

@@ -49,10 +49,22 @@ pub(super) fn build(world: &World, listen: SocketAddr, paths: &Paths) -> Config 
         ..Config::default()
     };
     for service in world.services.state() {
-        for port in service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()) {
-            let name = cluster_name(port.port, &service.name_any(), &service.namespace().unwrap_or_default());
-            config.clusters.insert(name.clone(), cluster(&name, &service, port));
-            config.endpoints.insert(name, world.endpoints(&service, port));
+        for port in service
+            .spec
+            .iter()
+            .flat_map(|spec| spec.ports.iter().flatten())
+        {
+            let name = cluster_name(
+                port.port,
+                &service.name_any(),
+                &service.namespace().unwrap_or_default(),
+            );
+            config
+                .clusters
+                .insert(name.clone(), cluster(&name, &service, port));
+            config
+                .endpoints
+                .insert(name, world.endpoints(&service, port));
         }
     }
     let routes = world.foreign("HTTPRoute");
@@ -60,11 +72,24 @@ pub(super) fn build(world: &World, listen: SocketAddr, paths: &Paths) -> Config 
         if gateway.data["spec"]["gatewayClassName"] != CLASS {
             continue;
         }
-        for spec in gateway.data["spec"]["listeners"].as_array().into_iter().flatten() {
-            let port = spec["port"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap_or(80);
+        for spec in gateway.data["spec"]["listeners"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
+            let port = spec["port"]
+                .as_u64()
+                .and_then(|port| u16::try_from(port).ok())
+                .unwrap_or(80);
             // The first listener has the address that was announced; others follow beside it.
-            let address = if config.listeners.is_empty() { listen } else { SocketAddr::new(listen.ip(), port) };
-            config.listeners.push(listener(&gateway, spec, port, address, &routes));
+            let address = if config.listeners.is_empty() {
+                listen
+            } else {
+                SocketAddr::new(listen.ip(), port)
+            };
+            config
+                .listeners
+                .push(listener(&gateway, spec, port, address, &routes));
         }
     }
     config
@@ -76,8 +101,13 @@ fn cluster(name: &str, service: &Service, port: &ServicePort) -> Value {
         "circuit_breakers": {"thresholds": [{"max_connections": 4_294_967_295_u32, "max_pending_requests": 4_294_967_295_u32, "max_requests": 4_294_967_295_u32, "max_retries": 4_294_967_295_u32}]},
     });
     let named = port.name.as_deref().unwrap_or_default();
-    let http2 = matches!(port.app_protocol.as_deref(), Some("http2" | "grpc" | "kubernetes.io/h2c"))
-        || (port.app_protocol.is_none() && ["grpc", "http2"].iter().any(|prefix| named == *prefix || named.starts_with(&format!("{prefix}-"))));
+    let http2 = matches!(
+        port.app_protocol.as_deref(),
+        Some("http2" | "grpc" | "kubernetes.io/h2c")
+    ) || (port.app_protocol.is_none()
+        && ["grpc", "http2"]
+            .iter()
+            .any(|prefix| named == *prefix || named.starts_with(&format!("{prefix}-"))));
     if http2 {
         cluster["typed_extension_protocol_options"] = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
             "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
@@ -92,7 +122,13 @@ fn filter(name: &str, kind: &str) -> Value {
     json!({"name": name, "typed_config": {"@type": format!("type.googleapis.com/{kind}")}})
 }
 
-fn listener(gateway: &DynamicObject, spec: &Value, port: u16, address: SocketAddr, routes: &[std::sync::Arc<DynamicObject>]) -> Listener {
+fn listener(
+    gateway: &DynamicObject,
+    spec: &Value,
+    port: u16,
+    address: SocketAddr,
+    routes: &[std::sync::Arc<DynamicObject>],
+) -> Listener {
     let (namespace, name) = (gateway.namespace().unwrap_or_default(), gateway.name_any());
     let section = spec["name"].as_str().unwrap_or_default().to_owned();
     let mut listener = Listener {
@@ -102,26 +138,53 @@ fn listener(gateway: &DynamicObject, spec: &Value, port: u16, address: SocketAdd
         port,
         address,
         filters: vec![
-            filter("envoy.filters.http.grpc_stats", "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig"),
-            filter("envoy.filters.http.fault", "envoy.extensions.filters.http.fault.v3.HTTPFault"),
-            filter("envoy.filters.http.cors", "envoy.extensions.filters.http.cors.v3.Cors"),
-            filter("envoy.filters.http.router", "envoy.extensions.filters.http.router.v3.Router"),
+            filter(
+                "envoy.filters.http.grpc_stats",
+                "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+            ),
+            filter(
+                "envoy.filters.http.fault",
+                "envoy.extensions.filters.http.fault.v3.HTTPFault",
+            ),
+            filter(
+                "envoy.filters.http.cors",
+                "envoy.extensions.filters.http.cors.v3.Cors",
+            ),
+            filter(
+                "envoy.filters.http.router",
+                "envoy.extensions.filters.http.router.v3.Router",
+            ),
         ],
         routes: Vec::new(),
         attached: Vec::new(),
     };
     for route in routes {
-        let parents = route.data["spec"]["parentRefs"].as_array().cloned().unwrap_or_default();
+        let parents = route.data["spec"]["parentRefs"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         let mine = parents.iter().any(|parent| {
             parent["name"] == name.as_str()
-                && parent["namespace"].as_str().unwrap_or(&route.namespace().unwrap_or_default()) == namespace
-                && parent["sectionName"].as_str().is_none_or(|wanted| wanted == section)
+                && parent["namespace"]
+                    .as_str()
+                    .unwrap_or(&route.namespace().unwrap_or_default())
+                    == namespace
+                && parent["sectionName"]
+                    .as_str()
+                    .is_none_or(|wanted| wanted == section)
         });
-        let from_same = spec["allowedRoutes"]["namespaces"]["from"].as_str().unwrap_or("Same") == "Same";
+        let from_same = spec["allowedRoutes"]["namespaces"]["from"]
+            .as_str()
+            .unwrap_or("Same")
+            == "Same";
         if !mine || (from_same && route.namespace().as_deref() != Some(&namespace)) {
             continue;
         }
-        listener.attached.push(format!("{}/{}", route.namespace().unwrap_or_default(), route.name_any()));
+        listener.attached.push(format!(
+            "{}/{}",
+            route.namespace().unwrap_or_default(),
+            route.name_any()
+        ));
         listener.routes.extend(envoy_routes(route));
     }
     listener
@@ -130,10 +193,22 @@ fn listener(gateway: &DynamicObject, spec: &Value, port: u16, address: SocketAdd
 fn envoy_routes(route: &DynamicObject) -> Vec<Value> {
     let mut out = Vec::new();
     let namespace = route.namespace().unwrap_or_default();
-    for (index, rule) in route.data["spec"]["rules"].as_array().into_iter().flatten().enumerate() {
-        let name = rule["name"].as_str().map_or_else(|| format!("{namespace}.{}.{index}", route.name_any()), str::to_owned);
+    for (index, rule) in route.data["spec"]["rules"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
+        let name = rule["name"].as_str().map_or_else(
+            || format!("{namespace}.{}.{index}", route.name_any()),
+            str::to_owned,
+        );
         let any = vec![json!({"path": {"type": "PathPrefix", "value": "/"}})];
-        let matches = rule["matches"].as_array().filter(|all| !all.is_empty()).cloned().unwrap_or(any);
+        let matches = rule["matches"]
+            .as_array()
+            .filter(|all| !all.is_empty())
+            .cloned()
+            .unwrap_or(any);
         for one in &matches {
             let mut entry = json!({"name": name, "match": envoy_match(one)});
             let backends = rule["backendRefs"].as_array().cloned().unwrap_or_default();
@@ -149,7 +224,9 @@ fn envoy_routes(route: &DynamicObject) -> Vec<Value> {
                 entry["route"] = json!({"weighted_clusters": {"clusters": weighted}});
             }
             if entry["route"].is_object() {
-                entry["route"]["timeout"] = json!(seconds(rule["timeouts"]["request"].as_str().unwrap_or("0s")));
+                entry["route"]["timeout"] = json!(seconds(
+                    rule["timeouts"]["request"].as_str().unwrap_or("0s")
+                ));
                 entry["route"]["retry_policy"] = json!({
                     "retry_on": "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes",
                     "num_retries": 2, "host_selection_retry_max_attempts": "5",
@@ -164,9 +241,16 @@ fn envoy_routes(route: &DynamicObject) -> Vec<Value> {
 }
 
 fn backend_cluster(backend: &Value, namespace: &str) -> String {
-    let port = backend["port"].as_i64().and_then(|port| i32::try_from(port).ok()).unwrap_or_default();
+    let port = backend["port"]
+        .as_i64()
+        .and_then(|port| i32::try_from(port).ok())
+        .unwrap_or_default();
     let namespace = backend["namespace"].as_str().unwrap_or(namespace);
-    cluster_name(port, backend["name"].as_str().unwrap_or_default(), namespace)
+    cluster_name(
+        port,
+        backend["name"].as_str().unwrap_or_default(),
+        namespace,
+    )
 }
 
 fn envoy_match(one: &Value) -> Value {

@@ -23,7 +23,10 @@ impl Files {
     pub(super) fn create(paths: &Paths, admin: SocketAddr) -> Result<Self> {
         let dir = paths.state().join("envoy");
         fs::create_dir_all(dir.join("eds"))?;
-        let mut files = Self { dir, written: BTreeMap::new() };
+        let mut files = Self {
+            dir,
+            written: BTreeMap::new(),
+        };
         let source = |name: &str| json!({"path_config_source": {"path": files.dir.join(name)}});
         let bootstrap = json!({
             "node": {"id": "router~rig", "cluster": "rig"},
@@ -49,7 +52,10 @@ impl Files {
     pub(super) fn write(&mut self, config: &Config) -> Result<bool> {
         let mut changed = false;
         for (name, endpoints) in &config.endpoints {
-            changed |= self.put(&eds_file(name), &json!({"resources": [Config::eds(name, endpoints)]}))?;
+            changed |= self.put(
+                &eds_file(name),
+                &json!({"resources": [Config::eds(name, endpoints)]}),
+            )?;
         }
         let clusters: Vec<Value> = config
             .clusters
@@ -64,7 +70,10 @@ impl Files {
             .collect();
         changed |= self.put("cds.json", &json!({"resources": clusters}))?;
         for listener in &config.listeners {
-            changed |= self.put(&rds_file(listener), &json!({"resources": [Config::rds(listener)]}))?;
+            changed |= self.put(
+                &rds_file(listener),
+                &json!({"resources": [Config::rds(listener)]}),
+            )?;
         }
         let dir = self.dir.clone();
         let listeners = config.lds(|listener| dir.join(rds_file(listener)).display().to_string());

@@ -20,9 +20,17 @@ pub(super) fn apply(config: &mut Config, filters: &[Arc<DynamicObject>]) -> Vec<
         if selected.is_empty() {
             continue;
         }
-        for (index, patch) in filter.data["spec"]["configPatches"].as_array().into_iter().flatten().enumerate() {
+        for (index, patch) in filter.data["spec"]["configPatches"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .enumerate()
+        {
             if let Err(problem) = one(config, &selected, patch) {
-                problems.push(format!("{namespace}/{} configPatches[{index}]: {problem}", filter.name_any()));
+                problems.push(format!(
+                    "{namespace}/{} configPatches[{index}]: {problem}",
+                    filter.name_any()
+                ));
             }
         }
     }
@@ -36,13 +44,19 @@ fn selects(spec: &Value, namespace: &str, listener: &Listener) -> bool {
     }
     let targets = spec["targetRefs"].as_array().cloned().unwrap_or_default();
     if !targets.is_empty() {
-        return targets.iter().any(|target| target["kind"] == "Gateway" && target["name"] == listener.gateway.as_str());
+        return targets.iter().any(|target| {
+            target["kind"] == "Gateway" && target["name"] == listener.gateway.as_str()
+        });
     }
-    spec["workloadSelector"]["labels"].as_object().into_iter().flatten().all(|(key, value)| match key.as_str() {
-        "istio" => value == "ingressgateway",
-        "gateway.networking.k8s.io/gateway-name" => value == listener.gateway.as_str(),
-        _ => false,
-    })
+    spec["workloadSelector"]["labels"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .all(|(key, value)| match key.as_str() {
+            "istio" => value == "ingressgateway",
+            "gateway.networking.k8s.io/gateway-name" => value == listener.gateway.as_str(),
+            _ => false,
+        })
 }
 
 fn one(config: &mut Config, selected: &[usize], patch: &Value) -> Result<(), String> {
@@ -54,7 +68,8 @@ fn one(config: &mut Config, selected: &[usize], patch: &Value) -> Result<(), Str
     let value = &patch["patch"]["value"];
     match (patch["applyTo"].as_str().unwrap_or_default(), operation) {
         ("HTTP_FILTER", "INSERT_BEFORE" | "INSERT_FIRST") => {
-            let before = patch["match"]["listener"]["filterChain"]["filter"]["subFilter"]["name"].as_str();
+            let before =
+                patch["match"]["listener"]["filterChain"]["filter"]["subFilter"]["name"].as_str();
             for index in selected {
                 let filters = &mut config.listeners[*index].filters;
                 let at = match before {
@@ -87,7 +102,9 @@ fn one(config: &mut Config, selected: &[usize], patch: &Value) -> Result<(), Str
             }
             Ok(())
         }
-        (to, operation) => Err(format!("applyTo {to} with operation {operation} is not supported by this rig")),
+        (to, operation) => Err(format!(
+            "applyTo {to} with operation {operation} is not supported by this rig"
+        )),
     }
 }
 

@@ -30,21 +30,40 @@ impl Reporter {
         for class in gateway.world.foreign("GatewayClass") {
             if class.data["spec"]["controllerName"] == CONTROLLER {
                 let conditions = [condition(&class, "Accepted", true, "Accepted", "")];
-                settled &= self.write(gateway, "GatewayClass", &class, &json!({"conditions": conditions})).await;
+                settled &= self
+                    .write(
+                        gateway,
+                        "GatewayClass",
+                        &class,
+                        &json!({"conditions": conditions}),
+                    )
+                    .await;
             }
         }
         for object in gateway.world.foreign("Gateway") {
             let mine: Vec<_> = config
                 .listeners
                 .iter()
-                .filter(|listener| Some(&listener.namespace) == object.namespace().as_ref() && listener.gateway == object.name_any())
+                .filter(|listener| {
+                    Some(&listener.namespace) == object.namespace().as_ref()
+                        && listener.gateway == object.name_any()
+                })
                 .collect();
             if mine.is_empty() {
                 continue;
             }
-            let programmed = mine.iter().all(|listener| active.contains(&listener.address.to_string()));
+            let programmed = mine
+                .iter()
+                .all(|listener| active.contains(&listener.address.to_string()));
             settled &= programmed;
-            settled &= self.write(gateway, "Gateway", &object, &gateway_status(&object, &mine, programmed)).await;
+            settled &= self
+                .write(
+                    gateway,
+                    "Gateway",
+                    &object,
+                    &gateway_status(&object, &mine, programmed),
+                )
+                .await;
         }
         for object in gateway.world.foreign("HTTPRoute") {
             let status = route_status(&object, config);
@@ -53,7 +72,13 @@ impl Reporter {
         settled
     }
 
-    async fn write(&mut self, gateway: &Gateway, kind: &str, object: &DynamicObject, status: &Value) -> bool {
+    async fn write(
+        &mut self,
+        gateway: &Gateway,
+        kind: &str,
+        object: &DynamicObject,
+        status: &Value,
+    ) -> bool {
         let key = format!("{kind}/{}", object.metadata.uid.clone().unwrap_or_default());
         if self.written.get(&key) == Some(status) {
             return true;
@@ -66,7 +91,14 @@ impl Reporter {
         let mut stamped = status.clone();
         stamp(&mut stamped, &Timestamp::now().to_string());
         let patch = json!({"status": stamped});
-        match api.patch_status(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
+        match api
+            .patch_status(
+                &object.name_any(),
+                &PatchParams::default(),
+                &Patch::Merge(&patch),
+            )
+            .await
+        {
             Ok(_) => {
                 self.written.insert(key, status.clone());
                 true
@@ -102,11 +134,20 @@ fn condition(object: &DynamicObject, kind: &str, yes: bool, reason: &str, messag
 
 fn gateway_status(object: &DynamicObject, listeners: &[&Listener], programmed: bool) -> Value {
     let reason = if programmed { "Programmed" } else { "Pending" };
-    let message = if programmed { "" } else { "the proxy has not taken the listeners yet" };
-    let conditions = || {
-        vec![condition(object, "Accepted", true, "Accepted", ""), condition(object, "Programmed", programmed, reason, message)]
+    let message = if programmed {
+        ""
+    } else {
+        "the proxy has not taken the listeners yet"
     };
-    let address = listeners.first().map(|listener| listener.address.ip().to_string());
+    let conditions = || {
+        vec![
+            condition(object, "Accepted", true, "Accepted", ""),
+            condition(object, "Programmed", programmed, reason, message),
+        ]
+    };
+    let address = listeners
+        .first()
+        .map(|listener| listener.address.ip().to_string());
     let listeners: Vec<_> = listeners
         .iter()
         .map(|listener| {
@@ -126,8 +167,15 @@ fn gateway_status(object: &DynamicObject, listeners: &[&Listener], programmed: b
 }
 
 fn route_status(object: &DynamicObject, config: &Config) -> Value {
-    let key = format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
-    let attached = config.listeners.iter().any(|listener| listener.attached.contains(&key));
+    let key = format!(
+        "{}/{}",
+        object.namespace().unwrap_or_default(),
+        object.name_any()
+    );
+    let attached = config
+        .listeners
+        .iter()
+        .any(|listener| listener.attached.contains(&key));
     let namespace = object.namespace().unwrap_or_default();
     let missing = object.data["spec"]["rules"]
         .as_array()
@@ -135,19 +183,38 @@ fn route_status(object: &DynamicObject, config: &Config) -> Value {
         .flatten()
         .flat_map(|rule| rule["backendRefs"].as_array().cloned().unwrap_or_default())
         .find(|backend| {
-            let port = backend["port"].as_i64().and_then(|port| i32::try_from(port).ok()).unwrap_or_default();
+            let port = backend["port"]
+                .as_i64()
+                .and_then(|port| i32::try_from(port).ok())
+                .unwrap_or_default();
             let namespace = backend["namespace"].as_str().unwrap_or(&namespace);
-            let name = cluster_name(port, backend["name"].as_str().unwrap_or_default(), namespace);
+            let name = cluster_name(
+                port,
+                backend["name"].as_str().unwrap_or_default(),
+                namespace,
+            );
             !config.clusters.contains_key(&name)
         });
     let accepted = if attached {
         condition(object, "Accepted", true, "Accepted", "")
     } else {
-        condition(object, "Accepted", false, "NoMatchingParent", "no listener of a Gateway takes this route")
+        condition(
+            object,
+            "Accepted",
+            false,
+            "NoMatchingParent",
+            "no listener of a Gateway takes this route",
+        )
     };
     let resolved = match missing {
         None => condition(object, "ResolvedRefs", true, "ResolvedRefs", ""),
-        Some(backend) => condition(object, "ResolvedRefs", false, "BackendNotFound", &format!("backend {} is not found", backend["name"])),
+        Some(backend) => condition(
+            object,
+            "ResolvedRefs",
+            false,
+            "BackendNotFound",
+            &format!("backend {} is not found", backend["name"]),
+        ),
     };
     let parents: Vec<_> = object.data["spec"]["parentRefs"]
         .as_array()
@@ -161,9 +228,14 @@ fn route_status(object: &DynamicObject, config: &Config) -> Value {
 /// Addresses Envoy listens on, from its administration page.
 async fn active_listeners(gateway: &Gateway) -> Option<String> {
     let stream = TcpStream::connect(gateway.admin).await.ok()?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .ok()?;
     let connection = tokio::spawn(connection);
-    let request = http::Request::get("/listeners").header("host", "envoy").body(Empty::<bytes::Bytes>::new()).ok()?;
+    let request = http::Request::get("/listeners")
+        .header("host", "envoy")
+        .body(Empty::<bytes::Bytes>::new())
+        .ok()?;
     let response = sender.send_request(request).await.ok()?;
     let body = response.into_body().collect().await.ok()?.to_bytes();
     connection.abort();
