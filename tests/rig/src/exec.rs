@@ -76,20 +76,21 @@ fn make_private() -> Result<()> {
 fn enter_root(mounts: &[String]) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("unshare the mount namespace")?;
     make_private()?;
-    let root = PathBuf::from("/tmp");
-    // `/tmp` is hidden by the new root only until the chroot: its own content is kept open first.
-    let old_tmp = fs::File::open("/tmp").context("open /tmp")?;
+    // Any folder that programs here have no use for: it is covered, not changed.
+    let root = ["/mnt", "/media", "/srv", "/opt"]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|dir| dir.is_dir())
+        .context("none of /mnt, /media, /srv, /opt exists to build a container's root on")?;
     let entries = list("/".as_ref())?;
     tmpfs(&root)?;
-    for path in entries {
-        let target = root.join(path.strip_prefix("/").unwrap_or(&path));
-        let source = if path == Path::new("/tmp") {
-            use std::os::fd::AsRawFd as _;
-            PathBuf::from(format!("/proc/self/fd/{}", old_tmp.as_raw_fd()))
-        } else {
-            path.clone()
-        };
-        copy_entry(&source, &path, &target)?;
+    for path in entries.iter().filter(|path| **path != root) {
+        let kind = fs::symlink_metadata(path)?.file_type();
+        copy_entry(
+            path,
+            kind,
+            &root.join(path.strip_prefix("/").unwrap_or(path)),
+        )?;
     }
     for text in mounts {
         let mut parts = text.splitn(3, ':');
@@ -133,11 +134,10 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(entries.flatten().map(|entry| entry.path()).collect())
 }
 
-/// Shows `source` (known as `name`) at `target`, which does not exist yet.
-fn copy_entry(source: &Path, name: &Path, target: &Path) -> Result<()> {
-    let kind = fs::symlink_metadata(name)?.file_type();
+/// Shows `source` at `target`, which does not exist yet.
+fn copy_entry(source: &Path, kind: fs::FileType, target: &Path) -> Result<()> {
     if kind.is_symlink() {
-        std::os::unix::fs::symlink(fs::read_link(name)?, target)?;
+        std::os::unix::fs::symlink(fs::read_link(source)?, target)?;
     } else if kind.is_dir() {
         fs::create_dir(target)?;
         // Something the host itself may not open is of no use to a container either.
@@ -201,16 +201,7 @@ fn make_place(root: &Path, place: &Path, dir: bool) -> Result<()> {
             let Some(name) = entry.file_name() else {
                 continue;
             };
-            let source = old.join(name);
-            if kind.is_symlink() {
-                std::os::unix::fs::symlink(fs::read_link(&source)?, &entry)?;
-            } else if kind.is_dir() {
-                fs::create_dir(&entry)?;
-                let _ = bind(&source, &entry);
-            } else {
-                fs::write(&entry, "")?;
-                let _ = bind(&source, &entry);
-            }
+            copy_entry(&old.join(name), kind, &entry)?;
         }
     }
     if dir {
