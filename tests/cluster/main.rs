@@ -1,1 +1,8 @@
-fn main() {}
+//! The programs together, on a real control plane with real Envoy and Valkey: what a user of
+//! the cluster would see. Each test has a cluster of its own; they run one after another.
+
+mod article;
+mod bad_input;
+mod crashes;
+mod life;
+mod support;

@@ -1,1 +1,127 @@
-fn main() {}
+//! Rules of the source tree that no compiler checks: how files open, what pure modules may
+//! reach, which generated files must agree.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn rust_files(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir)
+        .expect("a folder of the source tree")
+        .flatten()
+    {
+        let path = entry.path();
+        if path.is_dir() {
+            rust_files(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+fn sources() -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    for folder in ["src", "tests"] {
+        rust_files(&root().join(folder), &mut files);
+    }
+    assert!(files.len() > 50, "the source tree was not found");
+    files
+        .into_iter()
+        .map(|path| {
+            let name = path
+                .strip_prefix(root())
+                .expect("below the root")
+                .display()
+                .to_string();
+            (name, fs::read_to_string(path).expect("a source file"))
+        })
+        .collect()
+}
+
+#[test]
+fn every_file_opens_by_saying_what_it_is() {
+    let silent: Vec<_> = sources()
+        .into_iter()
+        .filter(|(_, text)| !text.starts_with("//! "))
+        .map(|(name, _)| name)
+        .collect();
+    assert!(
+        silent.is_empty(),
+        "these files do not open with `//!`: {silent:?}"
+    );
+}
+
+/// Folders and files that decide and never act.
+const PURE: &[&str] = &[
+    "src/scheduling/",
+    "src/gotemplate/",
+    "src/openai/",
+    "src/operator/plan",
+    "src/operator/render",
+    "src/contract.rs",
+];
+const FORBIDDEN: &[&str] = &[
+    "use tokio",
+    "use kube::Client",
+    "kube::Api",
+    "use tracing",
+    "tracing::",
+    "use hyper",
+    "std::net::Tcp",
+];
+
+#[test]
+fn pure_modules_reach_no_io() {
+    for (name, text) in sources() {
+        if !PURE.iter().any(|pure| name.starts_with(pure))
+            || name.ends_with("tests.rs")
+            || name.ends_with("conformance.rs")
+        {
+            continue;
+        }
+        for word in FORBIDDEN {
+            assert!(
+                !text.contains(word),
+                "{name} is pure and must not say {word:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_programs_do_not_use_each_other() {
+    for (name, text) in sources() {
+        let Some(program) = ["epp", "operator", "proxy", "sim"]
+            .into_iter()
+            .find(|program| name.starts_with(&format!("src/{program}/")))
+        else {
+            continue;
+        };
+        for other in ["epp", "operator", "proxy", "sim"]
+            .into_iter()
+            .filter(|other| *other != program)
+        {
+            let word = format!("use crate::{other}::");
+            assert!(
+                !text.contains(&word),
+                "{name} must not say {word:?}: shared things have rooms of their own"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_chart_ships_the_generated_crd() {
+    let generated = fs::read_to_string(root().join("crds/llm-d.ai_modelservices.yaml")).unwrap();
+    let shipped =
+        fs::read_to_string(root().join("charts/llm-d-operator/crds/llm-d.ai_modelservices.yaml"))
+            .unwrap();
+    assert!(generated == shipped, "run `make generate`");
+    assert!(
+        generated.len() < 60_000,
+        "kubectl apply keeps a copy in an annotation: stay small"
+    );
+}

@@ -131,16 +131,16 @@ pub(super) async fn run(node: Arc<Node>, mut updates: watch::Receiver<Pod>) {
     let grace = loop {
         tokio::select! {
             () = shared.changed.notified() => write(&shared, &started, &mut written).await,
-            changed = updates.changed() => match changed {
-                // The object is gone: nobody waits for a graceful end.
-                Err(_) => break None,
-                Ok(()) => {
-                    let pod = updates.borrow();
-                    if pod.metadata.deletion_timestamp.is_some() {
-                        break Some(pod.metadata.deletion_grace_period_seconds.unwrap_or(30));
-                    }
+            changed = updates.changed() => {
+                if changed.is_err() {
+                    // The object is gone: nobody waits for a graceful end.
+                    break None;
                 }
-            },
+                let pod = updates.borrow();
+                if pod.metadata.deletion_timestamp.is_some() {
+                    break Some(pod.metadata.deletion_grace_period_seconds.unwrap_or(30));
+                }
+            }
         }
     };
     let limit = Duration::from_secs(u64::try_from(grace.unwrap_or(0)).unwrap_or(0));

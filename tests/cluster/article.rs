@@ -1,0 +1,234 @@
+//! The article's model: Ready, every request through the EPP, spread over the decode pods; and
+//! the header-only filter, beside the operator's and alone.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use rig::up::Running;
+use serde_json::{Value, json};
+
+use crate::support::{MODEL, NS, answers, example, names, on_cluster, serve_example, status};
+
+const EPP_CLUSTER: &str = "outbound|9002||llama-3-2-1b-epp-service.llm-d.svc.cluster.local";
+
+/// The filter that users of the article have in their clusters: headers only, every route.
+fn header_only_filter() -> Value {
+    json!({
+        "apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter",
+        "metadata": {"name": "epp-external-processor", "namespace": NS},
+        "spec": {
+            "workloadSelector": {"labels": {"istio": "ingressgateway"}},
+            "configPatches": [{
+                "applyTo": "HTTP_FILTER",
+                "match": {"context": "GATEWAY", "listener": {"filterChain": {"filter": {
+                    "name": "envoy.filters.network.http_connection_manager",
+                    "subFilter": {"name": "envoy.filters.http.router"},
+                }}}},
+                "patch": {"operation": "INSERT_BEFORE", "value": {
+                    "name": "envoy.filters.http.ext_proc",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
+                        "grpc_service": {"envoy_grpc": {"cluster_name": EPP_CLUSTER}},
+                        "processing_mode": {"request_header_mode": "SEND", "response_header_mode": "SKIP"},
+                    },
+                }},
+            }],
+        },
+    })
+}
+
+/// What makes Envoy obey the EPP's choice.
+fn cluster_patch() -> Value {
+    let policy = |name: &str, kind: &str| {
+        json!({"typed_extension_config": {"name": format!("envoy.load_balancing_policies.{name}"), "typed_config": {
+            "@type": format!("type.googleapis.com/envoy.extensions.load_balancing_policies.{name}.v3.{kind}")}}})
+    };
+    let mut obey = policy("override_host", "OverrideHost");
+    obey["typed_extension_config"]["typed_config"]["override_host_sources"] =
+        json!([{"header": "x-gateway-destination-endpoint"}]);
+    obey["typed_extension_config"]["typed_config"]["fallback_policy"] =
+        json!({"policies": [policy("round_robin", "RoundRobin")]});
+    json!({
+        "apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter",
+        "metadata": {"name": "obey-the-epp", "namespace": NS},
+        "spec": {"configPatches": [{
+            "applyTo": "CLUSTER",
+            "match": {"context": "GATEWAY", "cluster": {"name": "outbound|8000||llama-3-2-1b-service-decode.llm-d.svc.cluster.local"}},
+            "patch": {"operation": "MERGE", "value": {"load_balancing_policy": {"policies": [obey]}}},
+        }]},
+    })
+}
+
+/// Sends requests ten at a time, half of them streamed; all must be answered well. Returns how
+/// often the EPP was asked and how many each pod answered.
+async fn ask(cluster: &Running, count: usize) -> Result<(u64, BTreeMap<String, usize>)> {
+    let pods = cluster.pods_by_ip(NS).await?;
+    let (lines, asked) = (
+        cluster.access_log()?.len(),
+        cluster.upstream_requests(EPP_CLUSTER).await?,
+    );
+    for batch in 0..count / 10 {
+        let sent = (0..10).map(|index| async move {
+            let prompt = format!("question {batch}-{index}");
+            (
+                index % 2 == 1,
+                cluster.chat(MODEL, &prompt, index % 2 == 1, &[]).await,
+            )
+        });
+        for (stream, answer) in futures::future::join_all(sent).await {
+            let answer = answer?;
+            let text = answer.text();
+            ensure!(answer.status == 200, "{}: {text}", answer.status);
+            let whole = if stream {
+                text.trim_end().ends_with("data: [DONE]")
+            } else {
+                text.contains("\"choices\"")
+            };
+            ensure!(whole, "not a whole answer: {text}");
+        }
+    }
+    cluster
+        .wait_for("Envoy's access log", crate::support::LIMIT, || async {
+            let seen = cluster.access_log()?.len();
+            Ok((seen < lines + count).then(|| format!("{seen} lines")))
+        })
+        .await?;
+    let mut by_pod = BTreeMap::new();
+    for line in &cluster.access_log()?[lines..] {
+        let upstream = line["upstream"].as_str().unwrap_or_default();
+        let ip = upstream.rsplit_once(':').map_or(upstream, |(ip, _)| ip);
+        *by_pod
+            .entry(pods.get(ip).cloned().unwrap_or_else(|| upstream.to_owned()))
+            .or_default() += 1;
+    }
+    Ok((
+        cluster.upstream_requests(EPP_CLUSTER).await? - asked,
+        by_pod,
+    ))
+}
+
+fn spread_over_decode(by_pod: &BTreeMap<String, usize>, count: usize) -> Result<()> {
+    ensure!(by_pod.len() == 3, "not three pods: {by_pod:?}");
+    for (pod, answered) in by_pod {
+        ensure!(pod.contains("-decode-"), "{pod} answered: {by_pod:?}");
+        // In flight at once: ten over three pods; equal shares are a third each.
+        ensure!(*answered >= count / 5, "not spread: {by_pod:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_articles_model_is_served_through_the_epp() -> Result<()> {
+    on_cluster(|cluster| async move {
+        serve_example(&cluster).await?;
+        ensure!(status(&cluster, "decodeReady").await? == "3/3");
+        ensure!(status(&cluster, "prefillReady").await? == "2/2");
+        ensure!(status(&cluster, "eppReady").await? == "1/1");
+        let deployments = names(&cluster, "deployments").await?;
+        ensure!(
+            deployments
+                == [
+                    "llama-3-2-1b-decode",
+                    "llama-3-2-1b-epp",
+                    "llama-3-2-1b-prefill",
+                    "llm-d-operator-redis-master"
+                ],
+            "{deployments:?}"
+        );
+        let (asked, by_pod) = ask(&cluster, 100).await?;
+        ensure!(asked == 100, "the EPP was asked {asked} times");
+        spread_over_decode(&by_pod, 100)?;
+        eprintln!("alone: EPP asked {asked} times, {by_pod:?}");
+
+        let headers = [("content-type", "application/json")];
+        let wrong = rig::cluster::http(
+            cluster.gateway,
+            "POST",
+            "/v1/chat/completions",
+            &headers,
+            "{\"model\": 3",
+        )
+        .await?;
+        ensure!(wrong.status == 400, "a malformed body: {}", wrong.status);
+        ensure!(
+            wrong.text().contains("error"),
+            "no reason: {}",
+            wrong.text()
+        );
+
+        cluster.apply(&header_only_filter()).await?;
+        cluster
+            .wait_for("Envoy asks twice", crate::support::LIMIT, || async {
+                let before = cluster.upstream_requests(EPP_CLUSTER).await?;
+                cluster.chat(MODEL, "hello", false, &[]).await?;
+                let asked = cluster.upstream_requests(EPP_CLUSTER).await? - before;
+                Ok((asked != 2).then(|| format!("asked {asked} times")))
+            })
+            .await?;
+        let (asked, by_pod) = ask(&cluster, 100).await?;
+        ensure!(asked == 200, "the EPP was asked {asked} times");
+        spread_over_decode(&by_pod, 100)?;
+        eprintln!("beside the header-only filter: EPP asked {asked} times, {by_pod:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_gateway_with_only_the_header_filter_is_routed_by_the_epp() -> Result<()> {
+    on_cluster(|cluster| async move {
+        cluster
+            .kubectl(&["apply", "-f", &example().display().to_string()])
+            .await?;
+        crate::support::patch(
+            &cluster,
+            "modelservice",
+            MODEL,
+            &json!({"spec": {"routing": {"extension": "None"}}}),
+        )
+        .await?;
+        cluster
+            .wait_condition(NS, MODEL, "Ready", "True", crate::support::LIMIT)
+            .await?;
+        let filters = names(&cluster, "envoyfilters").await?;
+        ensure!(filters.is_empty(), "the operator made filters: {filters:?}");
+        cluster.apply(&header_only_filter()).await?;
+        cluster.apply(&cluster_patch()).await?;
+        answers(&cluster).await?;
+        cluster
+            .wait_for("Envoy asks the EPP", crate::support::LIMIT, || async {
+                let before = cluster.upstream_requests(EPP_CLUSTER).await?;
+                cluster.chat(MODEL, "hello", false, &[]).await?;
+                let asked = cluster.upstream_requests(EPP_CLUSTER).await? - before;
+                Ok((asked != 1).then(|| format!("asked {asked} times")))
+            })
+            .await?;
+        let (asked, by_pod) = ask(&cluster, 50).await?;
+        ensure!(asked == 50, "the EPP was asked {asked} times");
+        ensure!(
+            by_pod.keys().all(|pod| pod.contains("-decode-")),
+            "{by_pod:?}"
+        );
+        eprintln!("header-only: EPP asked {asked} times, {by_pod:?}");
+        // The EPP's choice is obeyed: a session stays on one pod.
+        let lines = cluster.access_log()?.len();
+        for _ in 0..9 {
+            let answer = cluster
+                .chat(MODEL, "again", false, &[("session-id", "one")])
+                .await?;
+            ensure!(answer.status == 200, "{}", answer.status);
+        }
+        cluster
+            .wait_for("Envoy's access log", crate::support::LIMIT, || async {
+                let seen = cluster.access_log()?.len();
+                Ok((seen < lines + 9).then(|| format!("{seen} lines")))
+            })
+            .await?;
+        let log = cluster.access_log()?;
+        let upstreams: std::collections::BTreeSet<_> = log[lines..]
+            .iter()
+            .map(|line| line["upstream"].to_string())
+            .collect();
+        ensure!(upstreams.len() == 1, "one session went to {upstreams:?}");
+        Ok(())
+    })
+}

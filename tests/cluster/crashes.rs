@@ -1,0 +1,172 @@
+//! Programs killed under a trickle of requests: what fails, for how long, and that nothing
+//! stays broken.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use rig::up::Running;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{LIMIT, MODEL, NS, answers, on_cluster, pod, serve_example};
+
+/// Requests of the trickle and what became of them.
+#[derive(Debug, Default)]
+struct Seen {
+    ok: usize,
+    /// When, since the kill, and what.
+    failed: Vec<(Duration, String)>,
+}
+
+/// Asks ten times a second until stopped.
+fn trickle(cluster: &Arc<Running>, stop: CancellationToken) -> tokio::task::JoinHandle<Seen> {
+    let cluster = cluster.clone();
+    tokio::spawn(async move {
+        let (began, mut seen) = (Instant::now(), Seen::default());
+        while !stop.is_cancelled() {
+            let at = began.elapsed();
+            match tokio::time::timeout(
+                Duration::from_secs(10),
+                cluster.chat(MODEL, "still there?", false, &[]),
+            )
+            .await
+            {
+                Ok(Ok(answer)) if answer.status == 200 => seen.ok += 1,
+                Ok(Ok(answer)) => seen.failed.push((at, answer.status.to_string())),
+                Ok(Err(error)) => seen.failed.push((at, format!("{error:#}"))),
+                Err(_) => seen.failed.push((at, "no answer in 10 s".to_owned())),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        seen
+    })
+}
+
+fn kill(pid_file: &std::path::Path) -> Result<()> {
+    let pid = std::fs::read_to_string(pid_file)
+        .with_context(|| format!("read {}", pid_file.display()))?;
+    let status = std::process::Command::new("kill")
+        .args(["-9", pid.trim()])
+        .status()?;
+    ensure!(status.success(), "kill -9 {pid}");
+    Ok(())
+}
+
+/// Kills one container under the trickle and waits until it is back.
+async fn kill_container(
+    cluster: &Arc<Running>,
+    namespace: &str,
+    prefix: &str,
+    container: &str,
+) -> Result<Seen> {
+    let name = pod(cluster, prefix, namespace).await?;
+    let restarts = async || -> Result<i64> {
+        let object = cluster.get(&["pod", &name, "-n", namespace]).await?;
+        let statuses = object["status"]["containerStatuses"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let status = statuses
+            .iter()
+            .find(|status| status["name"] == container)
+            .context("no such container")?;
+        ensure!(status["ready"] == true, "not ready");
+        Ok(status["restartCount"].as_i64().unwrap_or_default())
+    };
+    let before = restarts().await?;
+    let stop = CancellationToken::new();
+    let trickle = trickle(cluster, stop.clone());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    kill(
+        &cluster
+            .paths
+            .pods()
+            .join(format!("{namespace}_{name}/{container}.pid")),
+    )?;
+    cluster
+        .wait_for(&format!("{name} to come back"), LIMIT, || async {
+            let now = restarts().await?;
+            Ok((now <= before).then(|| format!("{now} restarts")))
+        })
+        .await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    stop.cancel();
+    let seen = trickle.await?;
+    eprintln!(
+        "kill -9 {prefix}/{container}: {} answered, {} failed {:?}",
+        seen.ok,
+        seen.failed.len(),
+        seen.failed
+    );
+    ensure!(seen.ok > 0, "nothing was answered");
+    Ok(seen)
+}
+
+#[test]
+fn whatever_dies_comes_back_and_requests_go_on() -> Result<()> {
+    on_cluster(|cluster| async move {
+        serve_example(&cluster).await?;
+
+        let seen = kill_container(&cluster, "llm-d-system", "llm-d-operator", "operator").await?;
+        ensure!(
+            seen.failed.is_empty(),
+            "requests failed without the operator: {seen:?}"
+        );
+
+        let seen = kill_container(&cluster, NS, "llm-d-operator-redis-master", "redis").await?;
+        ensure!(
+            seen.failed.is_empty(),
+            "requests failed without Redis: {seen:?}"
+        );
+
+        // A request that the EPP holds at that moment may be lost; later ones fall back.
+        let seen = kill_container(&cluster, NS, "llama-3-2-1b-epp", "epp").await?;
+        ensure!(
+            seen.failed.len() <= 3,
+            "no fallback without the EPP: {seen:?}"
+        );
+
+        // Until the pod's readiness fails, its share of requests can hit it.
+        let seen = kill_container(&cluster, NS, "llama-3-2-1b-decode", "routing-proxy").await?;
+        ensure!(
+            seen.failed.len() <= 5,
+            "a dead decode pod was used: {seen:?}"
+        );
+        kill_container(&cluster, NS, "llama-3-2-1b-decode", "vllm").await?;
+
+        let stop = CancellationToken::new();
+        let requests = trickle(&cluster, stop.clone());
+        kill(&cluster.paths.state().join("kube-apiserver.pid"))?;
+        cluster
+            .wait_for("the API server to come back", LIMIT, || async {
+                cluster
+                    .get(&["modelservice", MODEL, "-n", NS])
+                    .await
+                    .map(|_| None)
+            })
+            .await?;
+        stop.cancel();
+        let seen = requests.await?;
+        eprintln!(
+            "kill -9 API server: {} answered, {} failed {:?}",
+            seen.ok,
+            seen.failed.len(),
+            seen.failed
+        );
+        ensure!(
+            seen.failed.is_empty(),
+            "requests failed without the API server: {seen:?}"
+        );
+
+        // Nothing stays broken: the operator still acts on changes.
+        crate::support::patch(
+            &cluster,
+            "modelservice",
+            MODEL,
+            &serde_json::json!({"spec": {"decode": {"replicas": 2}}}),
+        )
+        .await?;
+        crate::support::wait_status(&cluster, "decodeReady", "2/2").await?;
+        answers(&cluster).await
+    })
+}

@@ -1,0 +1,165 @@
+//! What every scenario needs: a cluster with the operator installed and the article's model
+//! ready, changes of objects, and a trickle of requests. IO.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use rig::up::{self, Running};
+use serde_json::Value;
+
+pub(crate) const NS: &str = "llm-d";
+pub(crate) const MODEL: &str = "llama-3-2-1b";
+pub(crate) const BASE: &str = "basic-gpu-with-hybrid-cache";
+pub(crate) const LIMIT: Duration = Duration::from_mins(2);
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// A cluster is a dozen processes: two at once would only slow each other down.
+fn turn() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
+}
+
+pub(crate) fn example() -> PathBuf {
+    root().join("examples/llama-3-2-1b")
+}
+
+/// One file of the example as JSON.
+pub(crate) fn manifest(file: &str) -> Value {
+    let text =
+        std::fs::read_to_string(example().join(file)).expect("the example is part of the source");
+    serde_yaml::from_str(&text).expect("the example is YAML")
+}
+
+/// Runs a scenario on a new cluster with the operator installed.
+pub(crate) fn on_cluster<F>(scenario: impl FnOnce(std::sync::Arc<Running>) -> F) -> Result<()>
+where
+    F: Future<Output = Result<()>>,
+{
+    let _turn = turn();
+    up::runtime()?.block_on(async {
+        let args = up::Args {
+            net: std::env::var("RIG_NET")
+                .ok()
+                .and_then(|mode| clap::ValueEnum::from_str(&mode, true).ok()),
+        };
+        let cluster = std::sync::Arc::new(up::start(&args).await?);
+        cluster
+            .install_operator(&root().join("charts/llm-d-operator"), &[])
+            .await?;
+        cluster.prepare_namespace(NS).await?;
+        let result = scenario(cluster.clone()).await;
+        if result.is_err() {
+            for args in [["get", "pods,modelservices", "-A"], ["get", "events", "-A"]] {
+                eprintln!("{}", cluster.kubectl(&args).await.unwrap_or_default());
+            }
+        }
+        result
+    })
+}
+
+/// Applies the example and waits until it is Ready and answers.
+pub(crate) async fn serve_example(cluster: &Running) -> Result<()> {
+    cluster
+        .kubectl(&["apply", "-f", &example().display().to_string()])
+        .await?;
+    cluster
+        .wait_condition(NS, MODEL, "Ready", "True", LIMIT)
+        .await?;
+    answers(cluster).await
+}
+
+/// Waits until a chat request is answered with 200.
+pub(crate) async fn answers(cluster: &Running) -> Result<()> {
+    cluster
+        .wait_for("an answer", LIMIT, || async {
+            let answer = cluster.chat(MODEL, "hello", false, &[]).await?;
+            Ok((answer.status != 200).then(|| format!("{} {}", answer.status, answer.text())))
+        })
+        .await
+}
+
+/// `kubectl patch` of type merge.
+pub(crate) async fn patch(cluster: &Running, kind: &str, name: &str, patch: &Value) -> Result<()> {
+    cluster
+        .kubectl(&[
+            "patch",
+            kind,
+            name,
+            "-n",
+            NS,
+            "--type=merge",
+            "-p",
+            &patch.to_string(),
+        ])
+        .await?;
+    Ok(())
+}
+
+/// A field of an object as text; empty when absent.
+pub(crate) fn text(value: &Value, pointer: &str) -> String {
+    match value.pointer(pointer) {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => String::new(),
+    }
+}
+
+/// `3/3` and the like from the ModelService's status.
+pub(crate) async fn status(cluster: &Running, field: &str) -> Result<String> {
+    Ok(text(
+        &cluster.get(&["modelservice", MODEL, "-n", NS]).await?,
+        &format!("/status/{field}"),
+    ))
+}
+
+/// Waits until a field of the status has a value.
+pub(crate) async fn wait_status(cluster: &Running, field: &str, value: &str) -> Result<()> {
+    cluster
+        .wait_for(&format!("status.{field} = {value}"), LIMIT, || async {
+            let seen = status(cluster, field).await?;
+            Ok((seen != value).then_some(seen))
+        })
+        .await
+}
+
+/// Names of objects of a kind in the namespace.
+pub(crate) async fn names(cluster: &Running, kind: &str) -> Result<Vec<String>> {
+    let output = cluster
+        .kubectl(&["get", kind, "-n", NS, "-o", "name"])
+        .await?;
+    Ok(output
+        .lines()
+        .map(|line| line.rsplit('/').next().unwrap_or(line).to_owned())
+        .collect())
+}
+
+/// The one pod whose name starts so.
+pub(crate) async fn pod(cluster: &Running, prefix: &str, namespace: &str) -> Result<String> {
+    let output = cluster
+        .kubectl(&["get", "pods", "-n", namespace, "-o", "name"])
+        .await?;
+    output
+        .lines()
+        .filter_map(|line| line.strip_prefix("pod/"))
+        .find(|name| name.starts_with(prefix))
+        .map(str::to_owned)
+        .with_context(|| format!("no pod {prefix}*"))
+}
+
+/// Writes by the operator since the cluster started, from the API server's audit log.
+pub(crate) fn operator_writes(cluster: &Running) -> Result<usize> {
+    let log = std::fs::read_to_string(cluster.paths.state().join("audit.log"))?;
+    Ok(log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|entry| {
+            text(entry, "/user/username").starts_with("system:serviceaccount:llm-d-system:")
+        })
+        .count())
+}
