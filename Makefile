@@ -56,7 +56,7 @@ test-unit: ## Unit tests, rules of the source tree, conformance.
 
 .PHONY: test-cluster
 test-cluster: build ## The programs together, on a real control plane, Envoy and Valkey.
-	$(CARGO) test --locked --test cluster -- --nocapture
+	RUST_LIB_BACKTRACE=0 $(CARGO) test --locked --test cluster -- --nocapture
 
 ##@ Clean up
 

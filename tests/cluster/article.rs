@@ -60,19 +60,19 @@ fn cluster_patch() -> Value {
 }
 
 /// Sends requests ten at a time, half of them streamed; all must be answered well. Returns how
-/// often the EPP was asked and how many each pod answered.
-async fn ask(cluster: &Running, count: usize) -> Result<(u64, BTreeMap<String, usize>)> {
-    let pods = cluster.pods_by_ip(NS).await?;
-    let (lines, asked) = (
-        cluster.access_log()?.len(),
-        cluster.upstream_requests(EPP_CLUSTER).await?,
-    );
+/// often the EPP was asked and how many each pod answered. `tag` tells these requests from others.
+async fn ask(cluster: &Running, count: usize, tag: &str) -> Result<(u64, BTreeMap<String, usize>)> {
+    let asked = cluster.upstream_requests(EPP_CLUSTER).await?;
     for batch in 0..count / 10 {
         let sent = (0..10).map(|index| async move {
             let prompt = format!("question {batch}-{index}");
+            let id = format!("{tag}-{batch}-{index}");
+            let stream = index % 2 == 1;
             (
-                index % 2 == 1,
-                cluster.chat(MODEL, &prompt, index % 2 == 1, &[]).await,
+                stream,
+                cluster
+                    .chat(MODEL, &prompt, stream, &[("x-request-id", &id)])
+                    .await,
             )
         });
         for (stream, answer) in futures::future::join_all(sent).await {
@@ -87,24 +87,41 @@ async fn ask(cluster: &Running, count: usize) -> Result<(u64, BTreeMap<String, u
             ensure!(whole, "not a whole answer: {text}");
         }
     }
+    let asked = cluster.upstream_requests(EPP_CLUSTER).await? - asked;
+    Ok((asked, who_answered(cluster, count, tag).await?))
+}
+
+/// Pods and how many of the tagged requests each answered, from Envoy's access log.
+async fn who_answered(
+    cluster: &Running,
+    count: usize,
+    tag: &str,
+) -> Result<BTreeMap<String, usize>> {
+    let pods = cluster.pods_by_ip(NS).await?;
+    let tagged = || -> Result<Vec<Value>> {
+        let mut lines = cluster.access_log()?;
+        lines.retain(|line| {
+            line["request_id"]
+                .as_str()
+                .is_some_and(|id| id.starts_with(&format!("{tag}-")))
+        });
+        Ok(lines)
+    };
     cluster
         .wait_for("Envoy's access log", crate::support::LIMIT, || async {
-            let seen = cluster.access_log()?.len();
-            Ok((seen < lines + count).then(|| format!("{seen} lines")))
+            let seen = tagged()?.len();
+            Ok((seen < count).then(|| format!("{seen} lines")))
         })
         .await?;
     let mut by_pod = BTreeMap::new();
-    for line in &cluster.access_log()?[lines..] {
+    for line in tagged()? {
         let upstream = line["upstream"].as_str().unwrap_or_default();
         let ip = upstream.rsplit_once(':').map_or(upstream, |(ip, _)| ip);
         *by_pod
             .entry(pods.get(ip).cloned().unwrap_or_else(|| upstream.to_owned()))
             .or_default() += 1;
     }
-    Ok((
-        cluster.upstream_requests(EPP_CLUSTER).await? - asked,
-        by_pod,
-    ))
+    Ok(by_pod)
 }
 
 fn spread_over_decode(by_pod: &BTreeMap<String, usize>, count: usize) -> Result<()> {
@@ -135,7 +152,7 @@ fn the_articles_model_is_served_through_the_epp() -> Result<()> {
                 ],
             "{deployments:?}"
         );
-        let (asked, by_pod) = ask(&cluster, 100).await?;
+        let (asked, by_pod) = ask(&cluster, 100, "alone").await?;
         ensure!(asked == 100, "the EPP was asked {asked} times");
         spread_over_decode(&by_pod, 100)?;
         eprintln!("alone: EPP asked {asked} times, {by_pod:?}");
@@ -165,7 +182,7 @@ fn the_articles_model_is_served_through_the_epp() -> Result<()> {
                 Ok((asked != 2).then(|| format!("asked {asked} times")))
             })
             .await?;
-        let (asked, by_pod) = ask(&cluster, 100).await?;
+        let (asked, by_pod) = ask(&cluster, 100, "beside").await?;
         ensure!(asked == 200, "the EPP was asked {asked} times");
         spread_over_decode(&by_pod, 100)?;
         eprintln!("beside the header-only filter: EPP asked {asked} times, {by_pod:?}");
@@ -179,6 +196,15 @@ fn a_gateway_with_only_the_header_filter_is_routed_by_the_epp() -> Result<()> {
         cluster
             .kubectl(&["apply", "-f", &example().display().to_string()])
             .await?;
+        // Someone else's gateway: the route's backend is ours to say.
+        let route = "spec:\n  rules:\n  - backendRefs:\n    - name: llama-3-2-1b-service-decode\n      port: 8000\n";
+        crate::support::patch(
+            &cluster,
+            "configmap",
+            crate::support::BASE,
+            &json!({"data": {"httpRoute": route}}),
+        )
+        .await?;
         crate::support::patch(
             &cluster,
             "modelservice",
@@ -202,7 +228,7 @@ fn a_gateway_with_only_the_header_filter_is_routed_by_the_epp() -> Result<()> {
                 Ok((asked != 1).then(|| format!("asked {asked} times")))
             })
             .await?;
-        let (asked, by_pod) = ask(&cluster, 50).await?;
+        let (asked, by_pod) = ask(&cluster, 50, "headers").await?;
         ensure!(asked == 50, "the EPP was asked {asked} times");
         ensure!(
             by_pod.keys().all(|pod| pod.contains("-decode-")),
@@ -210,25 +236,14 @@ fn a_gateway_with_only_the_header_filter_is_routed_by_the_epp() -> Result<()> {
         );
         eprintln!("header-only: EPP asked {asked} times, {by_pod:?}");
         // The EPP's choice is obeyed: a session stays on one pod.
-        let lines = cluster.access_log()?.len();
-        for _ in 0..9 {
-            let answer = cluster
-                .chat(MODEL, "again", false, &[("session-id", "one")])
-                .await?;
+        for turn in 0..9 {
+            let id = format!("session-{turn}");
+            let headers = [("session-id", "one"), ("x-request-id", id.as_str())];
+            let answer = cluster.chat(MODEL, "again", false, &headers).await?;
             ensure!(answer.status == 200, "{}", answer.status);
         }
-        cluster
-            .wait_for("Envoy's access log", crate::support::LIMIT, || async {
-                let seen = cluster.access_log()?.len();
-                Ok((seen < lines + 9).then(|| format!("{seen} lines")))
-            })
-            .await?;
-        let log = cluster.access_log()?;
-        let upstreams: std::collections::BTreeSet<_> = log[lines..]
-            .iter()
-            .map(|line| line["upstream"].to_string())
-            .collect();
-        ensure!(upstreams.len() == 1, "one session went to {upstreams:?}");
+        let by_pod = who_answered(&cluster, 9, "session").await?;
+        ensure!(by_pod.len() == 1, "one session went to {by_pod:?}");
         Ok(())
     })
 }
