@@ -49,11 +49,14 @@ where
                 .and_then(|mode| clap::ValueEnum::from_str(&mode, true).ok()),
         };
         let cluster = std::sync::Arc::new(up::start(&args).await?);
-        cluster
-            .install_operator(&root().join("charts/llm-d-operator"), &[])
-            .await?;
-        cluster.prepare_namespace(NS).await?;
-        let result = scenario(cluster.clone()).await;
+        let result = async {
+            cluster
+                .install_operator(&root().join("charts/llm-d-operator"), &[])
+                .await?;
+            cluster.prepare_namespace(NS).await?;
+            scenario(cluster.clone()).await
+        }
+        .await;
         if result.is_err() {
             for args in [["get", "pods,modelservices", "-A"], ["get", "events", "-A"]] {
                 eprintln!("{}", cluster.kubectl(&args).await.unwrap_or_default());

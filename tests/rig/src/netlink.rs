@@ -9,6 +9,9 @@ use rtnetlink::packet_route::route::{RouteScope, RouteType};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 const BRIDGE: &str = "rig0";
+/// Fixed: a bridge without one takes the lowest of its members', and every pod that knew the
+/// old one is cut off until its neighbour entry expires.
+const BRIDGE_MAC: [u8; 6] = [0x02, 0, 0x0a, 0xf4, 0, 0x01];
 /// The kernel's table of addresses that are this machine's own.
 const TABLE_LOCAL: u32 = 255;
 
@@ -65,7 +68,12 @@ pub async fn cluster(services: (Ipv4Addr, u8), bridge: (Ipv4Addr, u8)) -> Result
         .context("route ClusterIPs to loopback")?;
     handle
         .link()
-        .add(LinkBridge::new(BRIDGE).up().build())
+        .add(
+            LinkBridge::new(BRIDGE)
+                .address(BRIDGE_MAC.to_vec())
+                .up()
+                .build(),
+        )
         .execute()
         .await
         .context("add the bridge")?;
