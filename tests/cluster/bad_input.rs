@@ -65,6 +65,20 @@ fn wrong_objects_are_told_and_harm_nothing() -> Result<()> {
             .wait_condition(NS, MODEL, "Ready", "True", LIMIT)
             .await?;
 
+        eprintln!("a Redis nobody answers at");
+        let elsewhere = good("eppDeployment").replace(
+            "llm-d-operator-redis-master.llm-d.svc.cluster.local:8100",
+            "127.0.0.1:1",
+        );
+        ensure!(elsewhere != good("eppDeployment"), "nothing to edit");
+        base(&cluster, "eppDeployment", &elsewhere).await?;
+        told(&cluster, &["127.0.0.1:1"]).await?;
+        answers(&cluster).await?;
+        base(&cluster, "eppDeployment", &good("eppDeployment")).await?;
+        cluster
+            .wait_condition(NS, MODEL, "Ready", "True", LIMIT)
+            .await?;
+
         eprintln!("a base ConfigMap that is gone");
         cluster
             .kubectl(&["delete", "configmap", BASE, "-n", NS])

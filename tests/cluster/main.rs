@@ -3,6 +3,7 @@
 
 mod article;
 mod bad_input;
+mod chart;
 mod crashes;
 mod life;
 mod support;

@@ -79,7 +79,7 @@ async fn serve(args: &Args, paths: &Paths) -> Result<()> {
     let net = Net::open(args.mode).await.context("set up the network")?;
     let control = controlplane::start(&tools, &net, paths, &stop).await?;
     crds::apply(&control.client, &tools.crds).await?;
-    let world = World::watch(&control.client);
+    let world = World::watch(&control.client, args.mode);
     tokio::spawn(services::run(world.clone(), control.api));
     if args.mode == Mode::Namespace {
         let (world, ip) = (world.clone(), net.dns_ip());

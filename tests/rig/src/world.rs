@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{ApiResource, DynamicObject};
 use kube::core::GroupVersionKind;
@@ -17,6 +18,8 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::net::Mode;
+
 /// What is in the cluster now; cheap to clone.
 #[derive(Clone)]
 pub struct World {
@@ -24,6 +27,8 @@ pub struct World {
     pub pods: Store<Pod>,
     /// All Services.
     pub services: Store<Service>,
+    /// Of namespace mode; they refuse loopback addresses.
+    slices: Option<Store<EndpointSlice>>,
     /// `Gateway`, `GatewayClass`, `HTTPRoute`, `EnvoyFilter` by kind.
     foreign: BTreeMap<&'static str, Store<DynamicObject>>,
     changes: watch::Receiver<u64>,
@@ -53,7 +58,7 @@ pub fn resource(kind: &str) -> ApiResource {
 
 impl World {
     /// Starts the watches; they run as long as the runtime does.
-    pub fn watch(client: &Client) -> Self {
+    pub fn watch(client: &Client, mode: Mode) -> Self {
         let (sender, changes) = watch::channel(0_u64);
         let foreign = FOREIGN
             .iter()
@@ -68,6 +73,8 @@ impl World {
         Self {
             pods: reflect(Api::all(client.clone()), (), &sender),
             services: reflect(Api::all(client.clone()), (), &sender),
+            slices: (mode == Mode::Namespace)
+                .then(|| reflect(Api::all(client.clone()), (), &sender)),
             foreign,
             changes,
         }
@@ -91,8 +98,19 @@ impl World {
         self.changes.clone()
     }
 
-    /// Addresses of the ready pods behind one port of a Service.
+    /// Addresses of the ready endpoints behind one port of a Service: from its EndpointSlices,
+    /// or, where those cannot be, from the pods its selector finds.
     pub fn endpoints(&self, service: &Service, port: &ServicePort) -> Vec<SocketAddr> {
+        let mut found = match &self.slices {
+            Some(slices) => from_slices(&slices.state(), service, port),
+            None => self.from_pods(service, port),
+        };
+        found.sort();
+        found.dedup();
+        found
+    }
+
+    fn from_pods(&self, service: &Service, port: &ServicePort) -> Vec<SocketAddr> {
         let Some(selector) = service
             .spec
             .as_ref()
@@ -101,8 +119,7 @@ impl World {
             return Vec::new();
         };
         let namespace = service.namespace();
-        let mut found: Vec<_> = self
-            .pods
+        self.pods
             .state()
             .iter()
             .filter(|pod| pod.namespace() == namespace && is_ready(pod))
@@ -112,10 +129,44 @@ impl World {
                     .all(|(key, value)| pod.labels().get(key) == Some(value))
             })
             .filter_map(|pod| Some(SocketAddr::new(pod_ip(pod)?, target_port(pod, port)?)))
-            .collect();
-        found.sort();
-        found
+            .collect()
     }
+}
+
+fn from_slices(
+    slices: &[std::sync::Arc<EndpointSlice>],
+    service: &Service,
+    port: &ServicePort,
+) -> Vec<SocketAddr> {
+    let name = service.name_any();
+    let of_service = slices.iter().filter(|slice| {
+        slice.namespace() == service.namespace()
+            && slice.labels().get("kubernetes.io/service-name") == Some(&name)
+    });
+    let mut found = Vec::new();
+    for slice in of_service {
+        let wanted = port.name.as_deref().unwrap_or_default();
+        let number = slice
+            .ports
+            .iter()
+            .flatten()
+            .find(|slice_port| slice_port.name.as_deref().unwrap_or_default() == wanted)
+            .and_then(|slice_port| u16::try_from(slice_port.port?).ok());
+        let Some(number) = number else { continue };
+        let ready = slice.endpoints.iter().flatten().filter(|endpoint| {
+            // Unknown counts as ready (the API's own rule).
+            endpoint
+                .conditions
+                .as_ref()
+                .and_then(|conditions| conditions.ready)
+                .unwrap_or(true)
+        });
+        let ips = ready
+            .flat_map(|endpoint| &endpoint.addresses)
+            .filter_map(|ip| ip.parse().ok());
+        found.extend(ips.map(|ip| SocketAddr::new(ip, number)));
+    }
+    found
 }
 
 /// The pod's address once it has one.
