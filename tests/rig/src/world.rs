@@ -102,15 +102,15 @@ impl World {
     /// or, where those cannot be, from the pods its selector finds.
     pub fn endpoints(&self, service: &Service, port: &ServicePort) -> Vec<SocketAddr> {
         let mut found = match &self.slices {
-            Some(slices) => from_slices(&slices.state(), service, port),
-            None => self.from_pods(service, port),
+            Some(slices) => by_slices(&slices.state(), service, port),
+            None => self.by_selector(service, port),
         };
         found.sort();
         found.dedup();
         found
     }
 
-    fn from_pods(&self, service: &Service, port: &ServicePort) -> Vec<SocketAddr> {
+    fn by_selector(&self, service: &Service, port: &ServicePort) -> Vec<SocketAddr> {
         let Some(selector) = service
             .spec
             .as_ref()
@@ -133,7 +133,7 @@ impl World {
     }
 }
 
-fn from_slices(
+fn by_slices(
     slices: &[std::sync::Arc<EndpointSlice>],
     service: &Service,
     port: &ServicePort,
