@@ -15,6 +15,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::core::PartialObjectMeta;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::utils::Backoff;
 use kube::runtime::{Controller, WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use tokio::sync::watch;
@@ -91,6 +92,31 @@ pub async fn run(
     Ok(())
 }
 
+/// All watches share one wait: after an API server's restart each of a dozen fails once or
+/// twice in turn, so the default, which doubles to half a minute, would make the operator deaf
+/// for minutes. A second between tries of all of them together is gentle enough.
+#[derive(Debug)]
+struct WatchBackoff(Duration);
+
+const WATCH_BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const WATCH_BACKOFF_LIMIT: Duration = Duration::from_secs(1);
+
+impl Iterator for WatchBackoff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = self.0;
+        self.0 = (wait * 2).min(WATCH_BACKOFF_LIMIT);
+        Some(wait)
+    }
+}
+
+impl Backoff for WatchBackoff {
+    fn reset(&mut self) {
+        self.0 = WATCH_BACKOFF_FIRST;
+    }
+}
+
 fn controller(client: &Client, served: Served) -> Controller<ModelService> {
     let config = watcher::Config::default();
     let controller = Controller::new(Api::<ModelService>::all(client.clone()), config.clone())
@@ -101,6 +127,7 @@ fn controller(client: &Client, served: Served) -> Controller<ModelService> {
         );
     let store = controller.store();
     let mut controller = controller
+        .trigger_backoff(WatchBackoff(WATCH_BACKOFF_FIRST))
         .owns(Api::<Deployment>::all(client.clone()), config.clone())
         .owns(metadata::<Service>(client), config.clone())
         .owns(metadata::<ServiceAccount>(client), config.clone())
