@@ -113,6 +113,29 @@ fn the_programs_do_not_use_each_other() {
     }
 }
 
+/// Larger than any text a person writes here; the lock file and the CRD stay far below.
+const LARGEST_FILE_BYTES: u64 = 512 * 1024;
+
+#[test]
+fn only_text_that_people_or_generators_wrote_is_in_the_repository() {
+    let listed = std::process::Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(root())
+        .output();
+    let Some(listed) = listed.ok().filter(|listed| listed.status.success()) else {
+        eprintln!("SKIPPED: not a git checkout, so what is committed is not known");
+        return;
+    };
+    let names = String::from_utf8(listed.stdout).expect("file names are UTF-8");
+    let heavy: Vec<_> = names
+        .split('\0')
+        .filter(|name| {
+            fs::metadata(root().join(name)).is_ok_and(|file| file.len() > LARGEST_FILE_BYTES)
+        })
+        .collect();
+    assert!(heavy.is_empty(), "build products are committed: {heavy:?}");
+}
+
 #[test]
 fn the_chart_ships_the_generated_crd() {
     let generated = fs::read_to_string(root().join("crds/llm-d.ai_modelservices.yaml")).unwrap();
