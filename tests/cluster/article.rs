@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
+use rig::cluster::Answer;
 use rig::up::Running;
 use serde_json::{Value, json};
 
-use crate::support::{MODEL, NS, answers, example, names, on_cluster, serve_example, status};
+use crate::support::{MODEL, NS, answers, example, names, on_cluster, pod, serve_example, status};
+
+const EPP_METRICS: u16 = 9090;
 
 const EPP_CLUSTER: &str = "outbound|9002||llama-3-2-1b-epp-service.llm-d.svc.cluster.local";
 
@@ -91,7 +94,8 @@ async fn ask(cluster: &Running, count: usize, tag: &str) -> Result<(u64, BTreeMa
     Ok((asked, who_answered(cluster, count, tag).await?))
 }
 
-/// Pods and how many of the tagged requests each answered, from Envoy's access log.
+/// Pods and how many of the tagged requests each answered, from Envoy's access log. Each must
+/// have gone where the EPP said.
 async fn who_answered(
     cluster: &Running,
     count: usize,
@@ -116,6 +120,10 @@ async fn who_answered(
     let mut by_pod = BTreeMap::new();
     for line in tagged()? {
         let upstream = line["upstream"].as_str().unwrap_or_default();
+        ensure!(
+            line["destination"] == upstream,
+            "the EPP's choice was not obeyed: {line}"
+        );
         let ip = upstream.rsplit_once(':').map_or(upstream, |(ip, _)| ip);
         *by_pod
             .entry(pods.get(ip).cloned().unwrap_or_else(|| upstream.to_owned()))
@@ -132,6 +140,47 @@ fn spread_over_decode(by_pod: &BTreeMap<String, usize>, count: usize) -> Result<
         ensure!(*answered >= count / 5, "not spread: {by_pod:?}");
     }
     Ok(())
+}
+
+/// Which engine answered, if one did.
+fn engine(answer: &Answer) -> Option<&http::HeaderValue> {
+    answer.headers.get("x-inference-pod")
+}
+
+/// A streamed answer is in flight for the EPP as long as tokens come.
+async fn long_answers_count_until_they_end(cluster: &Running) -> Result<()> {
+    let epp = pod(cluster, "llama-3-2-1b-epp", NS).await?;
+    let in_flight = || cluster.pod_metric(NS, &epp, EPP_METRICS, "llm_d_epp_in_flight_requests");
+    let body = json!({"model": MODEL, "prompt": "a long story", "max_tokens": 3000, "stream": true});
+    let headers = [("content-type", "application/json")];
+    let asked = rig::cluster::http(
+        cluster.gateway,
+        "POST",
+        "/v1/completions",
+        &headers,
+        body.to_string(),
+    );
+    let mut asked = std::pin::pin!(asked);
+    let seen = cluster.wait_for("the stream to be in flight", crate::support::LIMIT, || async {
+        let now = in_flight().await?;
+        Ok((now < 1.0).then(|| format!("{now} in flight")))
+    });
+    tokio::select! {
+        answer = &mut asked => anyhow::bail!("the answer ended before it was counted: {}", answer?.status),
+        seen = seen => seen?,
+    }
+    // Well after the response headers, which is when Envoy may close the EPP's stream.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let now = in_flight().await?;
+    ensure!(now >= 1.0, "a running stream is not counted");
+    let answer = asked.await?;
+    ensure!(answer.status == 200, "{}", answer.status);
+    cluster
+        .wait_for("nothing in flight", crate::support::LIMIT, || async {
+            let now = in_flight().await?;
+            Ok((now > 0.0).then(|| format!("{now} in flight")))
+        })
+        .await
 }
 
 #[test]
@@ -168,11 +217,18 @@ fn the_articles_model_is_served_through_the_epp() -> Result<()> {
         .await?;
         ensure!(wrong.status == 400, "a malformed body: {}", wrong.status);
         ensure!(
-            wrong.text().contains("error"),
-            "no reason: {}",
-            wrong.text()
+            wrong.text().contains("invalid JSON at line 1") && engine(&wrong).is_none(),
+            "not refused by the EPP: {wrong:?}"
         );
+        // Large enough for several seconds: the EPP counts the answer until it ends.
+        long_answers_count_until_they_end(&cluster).await?;
 
+        let counters = async || -> Result<(f64, f64)> {
+            let pod = pod(&cluster, "llama-3-2-1b-epp", NS).await?;
+            let of = |name: &'static str| cluster.pod_metric(NS, &pod, EPP_METRICS, name);
+            let decided = of("llm_d_epp_requests_total").await?;
+            Ok((decided, of("llm_d_epp_skipped_streams_total").await?))
+        };
         cluster.apply(&header_only_filter()).await?;
         cluster
             .wait_for("Envoy asks twice", crate::support::LIMIT, || async {
@@ -182,8 +238,15 @@ fn the_articles_model_is_served_through_the_epp() -> Result<()> {
                 Ok((asked != 2).then(|| format!("asked {asked} times")))
             })
             .await?;
+        let before = counters().await?;
         let (asked, by_pod) = ask(&cluster, 100, "beside").await?;
         ensure!(asked == 200, "the EPP was asked {asked} times");
+        let after = counters().await?;
+        let counted = (after.0 - before.0, after.1 - before.1);
+        ensure!(
+            counted == (100.0, 100.0),
+            "of two streams one decides and the other changes nothing: {counted:?}"
+        );
         spread_over_decode(&by_pod, 100)?;
         eprintln!("beside the header-only filter: EPP asked {asked} times, {by_pod:?}");
         Ok(())

@@ -72,13 +72,16 @@ fn processor(filter_name: &str, filter: &EnvoyFilterPlan) -> ConfigPatch {
                             format!("outbound|{}||{}", contract::PORT_EPP_GRPC, filter.epp_host),
                     },
                 },
+                // Trailers are asked for so that Envoy keeps the stream until the answer ends:
+                // with nothing left to process it closes the stream at the response headers,
+                // and a streamed answer would no longer count as in flight.
                 "processing_mode": {
                     "request_header_mode": "SEND",
                     "request_body_mode": "FULL_DUPLEX_STREAMED",
                     "request_trailer_mode": "SEND",
                     "response_header_mode": "SEND",
                     "response_body_mode": "NONE",
-                    "response_trailer_mode": "SKIP",
+                    "response_trailer_mode": "SEND",
                 },
                 "allow_mode_override": true,
                 "failure_mode_allow": true,

@@ -14,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
+use crate::net::Mode;
 use crate::up::Running;
 
 /// Where the chart is installed.
@@ -246,6 +247,52 @@ impl Running {
             body.to_string(),
         )
         .await
+    }
+
+    /// A page of a pod, through the API server's proxy; where pods share the host's loopback
+    /// addresses, which real API servers refuse to proxy to, from the pod itself.
+    ///
+    /// # Errors
+    /// When the pod does not answer.
+    pub async fn pod_page(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+        path: &str,
+    ) -> Result<String> {
+        if self.mode == Mode::Namespace {
+            let raw = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy{path}");
+            return self.kubectl(&["get", "--raw", &raw]).await;
+        }
+        let object = self.get(&["pod", pod, "-n", namespace]).await?;
+        let ip = object["status"]["podIP"].as_str().unwrap_or_default();
+        let answer = http(SocketAddr::new(ip.parse()?, port), "GET", path, &[], "").await?;
+        ensure!(answer.status.is_success(), "{pod}{path}: {}", answer.status);
+        Ok(answer.text())
+    }
+
+    /// Sum of a counter or gauge on a pod's metrics page, over all its series.
+    ///
+    /// # Errors
+    /// When the page cannot be read.
+    pub async fn pod_metric(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+        name: &str,
+    ) -> Result<f64> {
+        let page = self.pod_page(namespace, pod, port, "/metrics").await?;
+        Ok(page
+            .lines()
+            .filter_map(|line| {
+                let rest = line.strip_prefix(name)?;
+                let (labels, value) = rest.rsplit_once(' ')?;
+                (labels.is_empty() || labels.starts_with('{'))
+                    .then(|| value.parse::<f64>().ok())?
+            })
+            .sum())
     }
 
     /// What Envoy wrote about requests, oldest first. Envoy flushes its log every second or so.

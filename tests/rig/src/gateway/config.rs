@@ -323,7 +323,7 @@ impl Config {
                                 "time": "%START_TIME%", "method": "%REQ(:METHOD)%", "path": "%REQ(:PATH)%",
                                 "status": "%RESPONSE_CODE%", "flags": "%RESPONSE_FLAGS%", "details": "%RESPONSE_CODE_DETAILS%",
                                 "upstream": "%UPSTREAM_HOST%", "route": "%ROUTE_NAME%", "duration_ms": "%DURATION%",
-                                "request_id": "%REQ(X-REQUEST-ID)%",
+                                "request_id": "%REQ(X-REQUEST-ID)%", "destination": "%REQ(X-GATEWAY-DESTINATION-ENDPOINT)%",
                             }},
                         }}],
                     },
