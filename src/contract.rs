@@ -98,6 +98,12 @@ pub const METADATA_SUBSET_KEY: &str = "x-gateway-destination-endpoint-subset";
 pub const ENV_REDIS_ADDR: &str = "KVCACHE_INDEXER_REDIS_ADDR";
 /// Password of that Redis; always from a Secret.
 pub const ENV_REDIS_PASSWORD: &str = "KVCACHE_INDEXER_REDIS_PASSWORD";
+/// The model whose KV events the EPP believes: `routing.modelName`.
+pub const ENV_MODEL: &str = "LLM_D_MODEL";
+/// Port on which engines publish KV events; [`PORT_KV_EVENTS`] where unset.
+pub const ENV_KV_EVENTS_PORT: &str = "KV_EVENTS_PORT";
+/// Port on which engines replay KV events; [`PORT_KV_REPLAY`] where unset.
+pub const ENV_KV_REPLAY_PORT: &str = "KV_REPLAY_PORT";
 /// The body mode of the ext_proc filter the operator manages for this EPP:
 /// `FULL_DUPLEX_STREAMED`, or unset where no filter is managed. A stream of another
 /// mode comes from someone else's filter and is answered with no change.
@@ -121,4 +127,13 @@ pub const CONTAINER_EPP: &str = "epp";
 /// knows whose blocks they are: `kv@<pod ip>:<port>@<model>`.
 pub fn kv_topic(host: &str, port: u16, model: &str) -> String {
     format!("kv@{host}:{port}@{model}")
+}
+
+/// Reads a topic of [`kv_topic`]'s form, or the older one without a port: the publisher's
+/// address (`host` or `host:port`) and the model. `None` for anything else.
+pub fn read_kv_topic(topic: &str) -> Option<(&str, &str)> {
+    topic
+        .strip_prefix("kv@")?
+        .split_once('@')
+        .filter(|(address, model)| !address.is_empty() && !model.is_empty())
 }

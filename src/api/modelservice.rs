@@ -10,6 +10,26 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// What a text may look like that templates paste into YAML, command lines and scripts: no
+/// whitespace, nothing that quotes, nests, comments or expands there, no dash in front (it
+/// would be read as a flag). The same rule as [`is_pasted_safely`].
+const PASTED_TEXT: &str =
+    r##"^[^-\p{Z}\p{C}"'`{}\[\]()<>|&;$\\,#*!?%^][^\p{Z}\p{C}"'`{}\[\]()<>|&;$\\,#*!?%^]*$"##;
+
+/// True for a text that keeps its meaning, and everything around it, wherever a template
+/// pastes it: the rule of the CRD's pattern, for objects that never passed the CRD.
+pub fn is_pasted_safely(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with('-')
+        && !text.chars().any(|c| {
+            c.is_whitespace()
+                || c.is_control()
+                // Marks that are not seen: zero width, direction, byte order.
+                || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+                || "\"'`{}[]()<>|&;$\\,#*!?%^".contains(c)
+        })
+}
+
 /// A KV-cache-aware LLM service: decode and prefill engines, the Endpoint Picker
 /// that routes to them, and the objects around them.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -107,7 +127,7 @@ pub struct ModelServiceSpec {
 #[serde(rename_all = "camelCase")]
 pub struct Routing {
     /// The `model` that requests name. Cannot be changed later.
-    #[schemars(length(min = 1, max = 256), regex(pattern = r"^[^\x00-\x1f]+$"))]
+    #[schemars(length(min = 1, max = 256), regex(pattern = PASTED_TEXT))]
     #[x_kube(validation = ("self == oldSelf", "modelName is immutable"))]
     pub model_name: String,
     /// Named ports for the template function `getPort`.
@@ -204,9 +224,10 @@ fn gateway_kind() -> Option<String> {
 #[serde(rename_all = "camelCase")]
 pub struct ModelArtifacts {
     /// `hf://org/model` (downloaded from Hugging Face) or `pvc://claim/path` (a volume claim).
-    #[schemars(length(min = 1, max = 2048), regex(pattern = r"^[^\x00-\x20]+$"))]
+    #[schemars(length(min = 1, max = 2048), regex(pattern = PASTED_TEXT))]
     pub uri: String,
-    /// Secret with the key `HF_TOKEN`, for models that need one.
+    /// Secret with the key `HF_TOKEN`, for models that need one. Pods read it when they start:
+    /// restart them after a change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 253),
@@ -389,7 +410,8 @@ pub struct ModelServiceStatus {
     /// Where requests go, when the Gateway has an address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Every object the operator made for this ModelService; what is no longer wanted is pruned.
+    /// Every object made, or about to be made, for this ModelService; what is no longer wanted
+    /// is pruned.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inventory: Vec<InventoryEntry>,
     /// `Ready`, `Reconciling`, `Stalled`, `BaseConfigResolved`, `WorkloadsReady`,
@@ -413,4 +435,33 @@ pub struct InventoryEntry {
     pub namespace: String,
     /// Name of the object.
     pub name: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn real_names_and_uris_are_safe_to_paste() {
+        for text in [
+            "llama-3-2-1b",
+            "meta-llama/Llama-3.2-1B",
+            "org/model:tag",
+            "hf://org/Model-1.2",
+            "pvc://llama-pvc/path/to/llama_4",
+            "oci://registry.example:5000/org/model@sha256:00ff",
+            "通义千问",
+        ] {
+            assert!(is_pasted_safely(text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_ends_a_quote_a_list_or_a_word_is_not() {
+        for character in "\"'`{}[]()<>|&;$\\,#*!?%^ \t\n\r\0\u{85}\u{2028}\u{feff}".chars() {
+            let text = format!("a{character}b");
+            assert!(!is_pasted_safely(&text), "{text:?}");
+        }
+        assert!(!is_pasted_safely("--trust-remote-code") && !is_pasted_safely(""));
+    }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, OwnerReference};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::ApiResource;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
@@ -23,6 +23,10 @@ use crate::contract;
 /// Fingerprint of what was applied last: tells that a field was dropped from the wish,
 /// which comparing the wish with the live object cannot.
 const ANNOTATION_APPLIED: &str = "llm-d.ai/applied";
+/// On objects in another namespace: the uid of the ModelService they belong to.
+const LABEL_OWNER_UID: &str = "llm-d.ai/owner-uid";
+/// How often a write is tried again that another writer was ahead of.
+const CONFLICT_RETRIES: usize = 5;
 
 /// Why one object could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +72,17 @@ impl Error {
         }
     }
 
+    /// True when another writer was ahead: reading again and writing again helps.
+    fn is_conflict(&self) -> bool {
+        match self {
+            Self::NotOwned { .. } => false,
+            Self::Write { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => status.is_conflict() || status.is_already_exists(),
+                _ => false,
+            },
+        }
+    }
+
     /// One word for conditions and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -95,8 +110,23 @@ pub struct Outcome {
     pub applied: Children<Applied>,
     /// One entry per child that could not be made.
     pub failed: Vec<Error>,
-    /// Everything that exists for this ModelService, for the next pruning.
+    /// Everything made or wanted for this ModelService, for the next pruning.
     pub inventory: Vec<InventoryEntry>,
+}
+
+/// What will exist once the children are applied, and what existed before: nothing of it may
+/// be forgotten, whatever happens on the way. PURE.
+pub fn planned_inventory(ms: &ModelService, desired: &Children<Desired>) -> Vec<InventoryEntry> {
+    let mut inventory: BTreeSet<InventoryEntry> = recorded(ms).iter().cloned().collect();
+    inventory.extend(desired.items.iter().map(|child| entry(&child.object)));
+    inventory.into_iter().collect()
+}
+
+fn recorded(ms: &ModelService) -> &[InventoryEntry] {
+    ms.status
+        .as_ref()
+        .map(|status| status.inventory.as_slice())
+        .unwrap_or_default()
 }
 
 /// Applies the children in order and removes those of the old inventory that are no
@@ -114,22 +144,13 @@ pub async fn apply(
         inventory.insert(entry(&child.object));
         match apply_one(client, metrics, &owner, &child).await {
             Ok(object) => items.push(Child { object, ..child }),
-            Err(error) => {
-                if matches!(error, Error::NotOwned { .. }) {
-                    inventory.remove(&entry(&child.object));
-                }
-                failed.push(error);
-            }
+            // It stays in the inventory: it was announced, and what is not ours is not pruned.
+            Err(error) => failed.push(error),
         }
     }
     // Prune only after everything new exists, and not at all when something failed:
     // what still serves must not go before its replacement has come.
-    let old = ms
-        .status
-        .as_ref()
-        .map(|status| status.inventory.as_slice())
-        .unwrap_or_default();
-    for entry in old {
+    for entry in recorded(ms) {
         if inventory.contains(entry) {
             continue;
         }
@@ -149,7 +170,50 @@ pub async fn apply(
     }
 }
 
+/// Removes what the garbage collector will not: the objects of a ModelService in other
+/// namespaces.
+///
+/// # Errors
+/// Everything that could not be removed.
+pub async fn remove_elsewhere(
+    client: &Client,
+    metrics: &Metrics,
+    ms: &ModelService,
+) -> Result<(), Vec<Error>> {
+    let owner = owner_reference(ms);
+    let own = ms.namespace().unwrap_or_default();
+    let mut failed = Vec::new();
+    for entry in recorded(ms).iter().filter(|entry| entry.namespace != own) {
+        if let Err(error) = prune(client, metrics, &owner, entry).await {
+            failed.push(error);
+        }
+    }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(failed)
+    }
+}
+
+/// Applies one child, and again when another writer was ahead: what is shared is written
+/// only over the version that was read, or one of two owners would be lost.
 async fn apply_one(
+    client: &Client,
+    metrics: &Metrics,
+    owner: &OwnerReference,
+    child: &Child,
+) -> Result<Object, Error> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match try_apply(client, metrics, owner, child).await {
+            Err(error) if error.is_conflict() && tries <= CONFLICT_RETRIES => {}
+            other => return other,
+        }
+    }
+}
+
+async fn try_apply(
     client: &Client,
     metrics: &Metrics,
     owner: &OwnerReference,
@@ -185,29 +249,80 @@ async fn apply_one(
     {
         return reread(&child.object, live_value.clone()).map_err(fail);
     }
-    let secret_is_new = live.is_none() && matches!(child.object, Object::Secret(_));
-    let result = if secret_is_new {
-        // A generated secret is created, never overwritten: of two writers one loses and
-        // reads the winner's next time.
-        let object: DynamicObject = serde_json::from_value(wanted)
-            .map_err(kube::Error::SerdeError)
-            .map_err(fail)?;
-        api.create(
-            &PostParams {
-                field_manager: Some(contract::MANAGER.into()),
-                ..PostParams::default()
-            },
-            &object,
-        )
-        .await
-    } else {
-        let params = PatchParams::apply(contract::MANAGER).force();
-        api.patch(&name, &params, &Patch::Apply(&wanted)).await
+    let shared = child.ownership == Ownership::Shared;
+    let result = match &live {
+        // Created, never applied blindly: of two writers one fails, and reads the winner's.
+        None if shared => create(&api, wanted).await,
+        Some(live) if shared => {
+            let live = own_by_apply(&api, live).await.map_err(fail)?;
+            let params = PatchParams::apply(contract::MANAGER).force();
+            let wanted = over_version(wanted, &live);
+            api.patch(&name, &params, &Patch::Apply(&wanted)).await
+        }
+        _ => {
+            let params = PatchParams::apply(contract::MANAGER).force();
+            api.patch(&name, &params, &Patch::Apply(&wanted)).await
+        }
     };
     metrics.wrote("apply", kind);
     let written = result.map_err(fail)?;
     tracing::info!(kind, namespace, name, created = live.is_none(), "applied");
     reread(&child.object, to_value(&written)).map_err(fail)
+}
+
+async fn create(api: &Api<DynamicObject>, wanted: Value) -> Result<DynamicObject, kube::Error> {
+    let object: DynamicObject = serde_json::from_value(wanted).map_err(kube::Error::SerdeError)?;
+    let params = PostParams {
+        field_manager: Some(contract::MANAGER.into()),
+        ..PostParams::default()
+    };
+    api.create(&params, &object).await
+}
+
+/// Lets the API server refuse the write when the object is no longer the one we read.
+fn over_version(mut wanted: Value, live: &DynamicObject) -> Value {
+    wanted["metadata"]["resourceVersion"] = json!(live.resource_version());
+    wanted
+}
+
+/// Fields that our create set belong to us as an updater: turned into an applier's, so that
+/// a later apply can take them away again.
+async fn own_by_apply(
+    api: &Api<DynamicObject>,
+    live: &DynamicObject,
+) -> Result<DynamicObject, kube::Error> {
+    let Some(entries) = applier_entries(live) else {
+        return Ok(live.clone());
+    };
+    let patch = json!({"metadata": {
+        "resourceVersion": live.resource_version(),
+        "managedFields": entries,
+    }});
+    api.patch(
+        &live.name_any(),
+        &PatchParams {
+            field_manager: Some(contract::MANAGER.into()),
+            ..PatchParams::default()
+        },
+        &Patch::Merge(patch),
+    )
+    .await
+}
+
+/// The managed fields with our create as an apply; `None` where there is nothing to turn.
+fn applier_entries(live: &DynamicObject) -> Option<Vec<ManagedFieldsEntry>> {
+    let ours = |entry: &ManagedFieldsEntry, operation: &str| {
+        entry.manager.as_deref() == Some(contract::MANAGER)
+            && entry.operation.as_deref() == Some(operation)
+            && entry.subresource.as_deref().unwrap_or_default().is_empty()
+    };
+    let mut entries = live.managed_fields().to_vec();
+    if entries.iter().any(|entry| ours(entry, "Apply")) {
+        return None;
+    }
+    let created = entries.iter_mut().find(|entry| ours(entry, "Update"))?;
+    created.operation = Some("Apply".to_owned());
+    Some(entries)
 }
 
 /// The whole wish as JSON: the rendered object, its owner and its fingerprint.
@@ -219,19 +334,32 @@ fn wish(
 ) -> Value {
     let mut object = child.object.clone();
     let meta = object.meta_mut();
-    let mut owners = vec![owner.clone()];
-    if child.ownership == Ownership::Shared
-        && let Some(live) = live
-    {
-        // One field manager for all: leaving the other owners out would remove them.
-        let others = live.owner_references().iter();
-        owners.extend(others.filter(|other| other.uid != owner.uid).cloned());
-        owners.sort_by(|a, b| a.uid.cmp(&b.uid));
+    if child.ownership == Ownership::Elsewhere {
+        let labels = meta.labels.get_or_insert_default();
+        labels.insert(LABEL_OWNER_UID.to_owned(), owner.uid.clone());
+        meta.owner_references = None;
+    } else {
+        let mut owners = vec![owner.clone()];
+        if child.ownership == Ownership::Shared
+            && let Some(live) = live
+        {
+            // One field manager for all: leaving the other owners out would remove them.
+            let others = live.owner_references().iter();
+            owners.extend(others.filter(|other| other.uid != owner.uid).cloned());
+            owners.sort_by(|a, b| a.uid.cmp(&b.uid));
+        }
+        meta.owner_references = Some(owners);
     }
-    meta.owner_references = Some(owners);
     let mut value = object.to_value();
     value["apiVersion"] = json!(resource.api_version);
     value["kind"] = json!(resource.kind);
+    if let Object::Secret(_) = child.object
+        && let Some(data) = live.and_then(|live| live.data.get("data"))
+        && data.as_object().is_some_and(|data| !data.is_empty())
+    {
+        // A generated secret is never overwritten, also not by one made a moment later.
+        value["data"] = data.clone();
+    }
     if child.keep_live_replicas
         && let Some(live) = live
     {
@@ -273,19 +401,40 @@ fn fingerprint(value: &Value) -> String {
 
 /// Ours to write: owned by this ModelService, or (shared objects) made by this operator.
 fn may_write(live: &DynamicObject, owner: &OwnerReference, ownership: Ownership) -> bool {
-    let owned = live
-        .owner_references()
-        .iter()
-        .any(|reference| reference.uid == owner.uid);
-    let made_by_us = live
-        .labels()
-        .get(contract::LABEL_MANAGED_BY)
-        .map(String::as_str)
-        == Some(contract::MANAGER);
-    owned || (ownership == Ownership::Shared && made_by_us)
+    is_owned(live, owner) || (ownership == Ownership::Shared && made_by_us(live))
 }
 
+/// The label of what ModelServices share.
+fn made_by_us(live: &DynamicObject) -> bool {
+    let label = live.labels().get(contract::LABEL_MANAGED_BY);
+    label.map(String::as_str) == Some(contract::MANAGER)
+}
+
+/// By reference, or by label where no reference reaches.
+fn is_owned(live: &DynamicObject, owner: &OwnerReference) -> bool {
+    let mut references = live.owner_references().iter();
+    references.any(|reference| reference.uid == owner.uid)
+        || live.labels().get(LABEL_OWNER_UID) == Some(&owner.uid)
+}
+
+/// Removes one object, or our claim on it, and again when another writer was ahead.
 async fn prune(
+    client: &Client,
+    metrics: &Metrics,
+    owner: &OwnerReference,
+    entry: &InventoryEntry,
+) -> Result<(), Error> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match try_prune(client, metrics, owner, entry).await {
+            Err(error) if error.is_conflict() && tries <= CONFLICT_RETRIES => {}
+            other => return other,
+        }
+    }
+}
+
+async fn try_prune(
     client: &Client,
     metrics: &Metrics,
     owner: &OwnerReference,
@@ -306,21 +455,18 @@ async fn prune(
         Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
         Err(error) => return Err(fail(error)),
     };
-    let Some(uid) = live.uid() else { return Ok(()) };
-    let owners = live.owner_references();
-    if !owners.iter().any(|reference| reference.uid == owner.uid) {
+    if live.uid().is_none() || !is_owned(&live, owner) {
         return Ok(());
     }
-    let others: Vec<_> = owners
-        .iter()
-        .filter(|other| other.uid != owner.uid)
-        .cloned()
-        .collect();
+    let owners = live.owner_references().iter();
+    let others: Vec<_> = owners.filter(|other| other.uid != owner.uid).collect();
     if others.is_empty() {
         let params = DeleteParams {
             preconditions: Some(Preconditions {
-                uid: Some(uid),
-                resource_version: None,
+                uid: live.uid(),
+                // Somebody may become an owner of what is shared between our look and the
+                // delete.
+                resource_version: made_by_us(&live).then(|| live.resource_version()).flatten(),
             }),
             ..DeleteParams::background()
         };
@@ -330,17 +476,21 @@ async fn prune(
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
             Err(error) => return Err(fail(error)),
         }
-        tracing::info!(
-            kind = entry.kind,
-            namespace = entry.namespace,
-            name = entry.name,
-            "pruned"
-        );
+        let (kind, namespace, name) = (&entry.kind, &entry.namespace, &entry.name);
+        tracing::info!(kind, namespace, name, "pruned");
     } else {
         // Shared: only our claim goes.
-        let patch = json!({"metadata": {"uid": uid, "ownerReferences": others}});
+        let patch = json!({"metadata": {
+            "uid": live.uid(),
+            "resourceVersion": live.resource_version(),
+            "ownerReferences": others,
+        }});
+        let params = PatchParams {
+            field_manager: Some(contract::MANAGER.into()),
+            ..PatchParams::default()
+        };
         metrics.wrote("apply", "shared");
-        api.patch(&entry.name, &PatchParams::default(), &Patch::Merge(patch))
+        api.patch(&entry.name, &params, &Patch::Merge(patch))
             .await
             .map_err(fail)?;
     }
@@ -419,5 +569,120 @@ mod tests {
             "envoyfilters"
         );
         assert_eq!(resource("apps/v1", "Deployment").group, "apps");
+    }
+
+    fn owner(uid: &str) -> OwnerReference {
+        OwnerReference {
+            api_version: "llm-d.ai/v1alpha1".to_owned(),
+            kind: "ModelService".to_owned(),
+            name: uid.to_owned(),
+            uid: uid.to_owned(),
+            ..OwnerReference::default()
+        }
+    }
+
+    fn child(ownership: Ownership) -> Child {
+        let map = serde_json::from_value(json!({"metadata": {"name": "c", "namespace": "n"}}));
+        Child {
+            key: super::super::children::ChildKey::ConfigMaps,
+            object: Object::ConfigMap(Box::new(map.unwrap())),
+            ownership,
+            keep_live_replicas: false,
+        }
+    }
+
+    fn wish_of(child: &Child, live: Option<&DynamicObject>) -> Value {
+        wish(child, &child.object.api_resource(), &owner("a"), live)
+    }
+
+    fn live(value: Value) -> DynamicObject {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn in_another_namespace_a_label_owns_instead_of_a_reference() {
+        let wanted = wish_of(&child(Ownership::Elsewhere), None);
+        assert_eq!(wanted["metadata"]["labels"][LABEL_OWNER_UID], "a");
+        assert!(wanted["metadata"].get("ownerReferences").is_none());
+        let object = live(wanted);
+        assert!(is_owned(&object, &owner("a")) && !is_owned(&object, &owner("b")));
+    }
+
+    #[test]
+    fn a_shared_object_keeps_its_other_owners_and_the_version_that_was_read() {
+        let found = live(json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "c", "resourceVersion": "7", "ownerReferences": [owner("b")]},
+        }));
+        let wanted = wish_of(&child(Ownership::Shared), Some(&found));
+        let uids = wanted["metadata"]["ownerReferences"].as_array().unwrap();
+        assert_eq!(uids.len(), 2);
+        let written = over_version(wanted.clone(), &found);
+        assert_eq!(written["metadata"]["resourceVersion"], "7");
+        let annotations = &wanted["metadata"]["annotations"];
+        assert_eq!(&written["metadata"]["annotations"], annotations);
+    }
+
+    #[test]
+    fn a_generated_secret_that_exists_is_never_overwritten() {
+        let secret = |password: &str| {
+            json!({
+                "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"password": password},
+            })
+        };
+        let object = serde_json::from_value(secret("bmV3")).unwrap();
+        let child = Child {
+            object: Object::Secret(Box::new(object)),
+            ..child(Ownership::Shared)
+        };
+        let wanted = wish_of(&child, Some(&live(secret("b2xk"))));
+        assert_eq!(wanted["data"]["password"], "b2xk");
+        assert_eq!(wish_of(&child, None)["data"]["password"], "bmV3");
+    }
+
+    #[test]
+    fn what_our_create_set_becomes_an_appliers() {
+        let entry = |operation: &str| json!({"manager": contract::MANAGER, "operation": operation});
+        let with = |entries: Value| {
+            live(json!({
+                "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "managedFields": entries},
+            }))
+        };
+        let turned = applier_entries(&with(json!([entry("Update")]))).unwrap();
+        assert_eq!(turned[0].operation.as_deref(), Some("Apply"));
+        assert!(applier_entries(&with(json!([entry("Update"), entry("Apply")]))).is_none());
+        assert!(applier_entries(&with(json!([]))).is_none());
+    }
+
+    #[test]
+    fn nothing_that_existed_is_left_out_of_the_planned_inventory() {
+        let old = InventoryEntry {
+            kind: "Service".to_owned(),
+            ..InventoryEntry::default()
+        };
+        let mut ms = ModelService::default();
+        ms.status.get_or_insert_default().inventory = vec![old.clone()];
+        let desired = Children::new(vec![child(Ownership::Owned)]);
+        let planned = planned_inventory(&ms, &desired);
+        assert_eq!(planned.len(), 2);
+        assert!(planned.contains(&old));
+    }
+
+    #[test]
+    fn replicas_that_an_autoscaler_set_are_kept_or_left_out() {
+        let deployment = |replicas: i32, manager: &str| {
+            live(json!({
+                "apiVersion": "apps/v1", "kind": "Deployment",
+                "metadata": {"name": "d", "managedFields": [
+                    {"manager": manager, "operation": "Apply", "fieldsV1": {"f:spec": {"f:replicas": {}}}},
+                ]},
+                "spec": {"replicas": replicas},
+            }))
+        };
+        let mut wanted = json!({"spec": {"replicas": 1}});
+        keep_replicas(&mut wanted, &deployment(5, contract::MANAGER));
+        assert_eq!(wanted["spec"]["replicas"], 5);
+        keep_replicas(&mut wanted, &deployment(5, "autoscaler"));
+        assert!(wanted["spec"].get("replicas").is_none());
     }
 }

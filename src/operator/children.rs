@@ -52,6 +52,10 @@ pub enum Ownership {
     Owned,
     /// Shared by the ModelServices of a namespace; goes with the last.
     Shared,
+    /// This ModelService's alone, in another namespace: no owner reference reaches there (the
+    /// garbage collector would delete the object), so a label says whose it is and a
+    /// finalizer removes it.
+    Elsewhere,
 }
 
 /// What a child is for. The order is the order of application: identities and settings

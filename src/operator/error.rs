@@ -25,6 +25,15 @@ pub enum Error {
         #[source]
         source: kube::Error,
     },
+    /// The finalizer could not be put or removed.
+    #[error("write the finalizers of {name}")]
+    Finalizer {
+        /// The ModelService.
+        name: String,
+        /// What went wrong.
+        #[source]
+        source: kube::Error,
+    },
     /// The status could not be written.
     #[error("write the status of {name}")]
     Status {
@@ -51,6 +60,7 @@ impl Error {
         match self {
             Self::Resolve(resolve::Error::Read { .. })
             | Self::Observe { .. }
+            | Self::Finalizer { .. }
             | Self::Status { .. } => Class::Transient,
             Self::Resolve(_) | Self::Plan(_) => Class::UserInput,
             Self::Apply(errors) if errors.iter().all(apply::Error::is_permanent) => {
@@ -72,21 +82,21 @@ impl Error {
             Self::Plan(error) => error.reason(),
             Self::Apply(errors) => errors.first().map_or("ApplyFailed", apply::Error::reason),
             Self::Observe { .. } => "ReadFailed",
+            Self::Finalizer { .. } => "FinalizerWriteFailed",
             Self::Status { .. } => "StatusWriteFailed",
         }
     }
 
     /// True when the base config is what is wrong.
     pub fn blames_base_config(&self) -> bool {
-        matches!(self, Self::Plan(_))
-            || matches!(
-                self,
-                Self::Resolve(
-                    resolve::Error::BaseConfigMapNotFound { .. }
-                        | resolve::Error::CrossNamespace { .. }
-                        | resolve::Error::NamelessReference
-                )
-            )
+        match self {
+            Self::Plan(error) => error.blames_base_config(),
+            Self::Resolve(error) => !matches!(error, resolve::Error::Read { .. }),
+            Self::Apply(_)
+            | Self::Observe { .. }
+            | Self::Finalizer { .. }
+            | Self::Status { .. } => false,
+        }
     }
 }
 

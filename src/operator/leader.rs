@@ -56,6 +56,8 @@ pub struct Candidate {
     identity: String,
     /// What we last saw, and when we first saw it.
     seen: Option<(Observation, Instant)>,
+    /// When the write that last made or kept us the holder was begun.
+    renewed: Option<Instant>,
 }
 
 /// What identifies one renewal of a holder.
@@ -108,18 +110,20 @@ impl Candidate {
             name: name.to_owned(),
             identity: identity.to_owned(),
             seen: None,
+            renewed: None,
         }
     }
 
     /// Waits until this candidate leads. `false`: shutdown came first.
     pub async fn lead(&mut self, shutdown: &Shutdown) -> bool {
         loop {
-            match self.attempt().await {
-                Ok(true) => return true,
-                Ok(false) => {}
-                Err(error) => {
+            match tokio::time::timeout(RENEW_DEADLINE, self.attempt()).await {
+                Ok(Ok(true)) => return true,
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => {
                     tracing::warn!(%error, lease = self.name, "cannot read or write the lease");
                 }
+                Err(_elapsed) => tracing::warn!(lease = self.name, "the API server is silent"),
             }
             tokio::select! {
                 () = tokio::time::sleep(RETRY_PERIOD) => {}
@@ -128,46 +132,33 @@ impl Candidate {
         }
     }
 
-    /// Renews until shutdown, then steps down so that the next candidate need not wait.
-    ///
-    /// # Errors
-    /// When leadership is lost: the process must stop acting at once.
-    pub async fn keep(&mut self, shutdown: &Shutdown) -> Result<(), Error> {
-        let mut renewed = Instant::now();
-        let mut last_error = None;
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(RETRY_PERIOD) => {}
-                () = shutdown.requested() => {
-                    self.step_down().await;
-                    return Ok(());
-                }
-            }
-            match tokio::time::timeout(RENEW_DEADLINE, self.attempt()).await {
-                Ok(Ok(true)) => renewed = Instant::now(),
-                Ok(Ok(false)) => return Err(self.lost()),
-                Ok(Err(error)) => last_error = Some(error),
-                Err(_elapsed) => {}
-            }
-            if renewed.elapsed() >= RENEW_DEADLINE {
-                return Err(Error::Expired {
-                    namespace: self.namespace.clone(),
-                    name: self.name.clone(),
-                    source: last_error,
-                });
-            }
+    /// Renews for as long as it can; returns only when leadership is lost, and the process
+    /// must stop acting at once. The renew deadline counts from the last renewal that
+    /// succeeded, so that it ends before anybody else may take the lease.
+    pub async fn keep(&mut self) -> Error {
+        let renewed = self.renewed.unwrap_or_else(Instant::now);
+        let (namespace, name) = (self.namespace.clone(), self.name.clone());
+        let ended = renew(self, renewed, RETRY_PERIOD, RENEW_DEADLINE).await;
+        match ended {
+            Ended::Taken => self.lost(),
+            Ended::Expired(source) => Error::Expired {
+                namespace,
+                name,
+                source,
+            },
         }
     }
 
     /// One look and, if allowed, one write. True: we hold the lease.
     async fn attempt(&mut self) -> Result<bool, kube::Error> {
+        let begun = Instant::now();
         let lease = self.api.get_opt(&self.name).await?;
         let unchanged_for = self.observe(lease.as_ref());
-        match next_step(lease.as_ref(), &self.identity, unchanged_for) {
-            Step::Wait => Ok(false),
+        let held = match next_step(lease.as_ref(), &self.identity, unchanged_for) {
+            Step::Wait => false,
             Step::Create => {
                 let lease = self.claim(None);
-                conflict_is_false(self.api.create(&PostParams::default(), &lease).await)
+                conflict_is_false(self.api.create(&PostParams::default(), &lease).await)?
             }
             Step::Hold => {
                 let claim = self.claim(lease);
@@ -175,9 +166,13 @@ impl Candidate {
                     self.api
                         .replace(&self.name, &PostParams::default(), &claim)
                         .await,
-                )
+                )?
             }
+        };
+        if held {
+            self.renewed = Some(begun);
         }
+        Ok(held)
     }
 
     /// Notes what the lease looks like and since when, on our own clock.
@@ -225,7 +220,16 @@ impl Candidate {
         lease
     }
 
-    async fn step_down(&mut self) {
+    /// Gives the lease back, so that the next candidate need not wait. Only after everything
+    /// this process does under the lease has ended.
+    pub async fn step_down(&mut self) {
+        let given = tokio::time::timeout(RETRY_PERIOD, self.give_back()).await;
+        if given.is_err() {
+            tracing::debug!("the lease was not given back in time");
+        }
+    }
+
+    async fn give_back(&mut self) {
         let Ok(Some(mut lease)) = self.api.get_opt(&self.name).await else {
             return;
         };
@@ -257,6 +261,68 @@ impl Candidate {
             namespace: self.namespace.clone(),
             name: self.name.clone(),
             holder,
+        }
+    }
+}
+
+/// Something that can be renewed.
+trait Renewable {
+    /// What can go wrong with one attempt.
+    type Error: std::fmt::Display;
+    /// True: renewed. False: another writer was ahead, or somebody else holds it.
+    async fn attempt(&mut self) -> Result<bool, Self::Error>;
+    /// True when, as last seen, somebody else holds it.
+    fn is_taken(&self) -> bool;
+}
+
+impl Renewable for Candidate {
+    type Error = kube::Error;
+
+    async fn attempt(&mut self) -> Result<bool, kube::Error> {
+        Candidate::attempt(self).await
+    }
+
+    fn is_taken(&self) -> bool {
+        let holder = self.seen.as_ref().map(|(seen, _)| seen.holder.as_str());
+        holder.is_some_and(|holder| !holder.is_empty() && holder != self.identity)
+    }
+}
+
+/// How leadership ended.
+#[derive(Debug)]
+enum Ended<E> {
+    /// Somebody else holds the lease.
+    Taken,
+    /// It could not be renewed in time; the last failure.
+    Expired(Option<E>),
+}
+
+/// Renews until that fails for the whole deadline, or somebody else is the holder.
+async fn renew<R: Renewable>(
+    lease: &mut R,
+    mut renewed: Instant,
+    retry: Duration,
+    deadline: Duration,
+) -> Ended<R::Error> {
+    let mut last_error = None;
+    loop {
+        let ends = tokio::time::Instant::from_std(renewed + deadline);
+        let next = (tokio::time::Instant::now() + retry).min(ends);
+        tokio::time::sleep_until(next).await;
+        let begun = Instant::now();
+        match tokio::time::timeout_at(ends, lease.attempt()).await {
+            Ok(Ok(true)) => renewed = begun,
+            Ok(Ok(false)) if lease.is_taken() => return Ended::Taken,
+            // Somebody else wrote into our lease: look again.
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the lease was not renewed; trying again");
+                last_error = Some(error);
+            }
+            Err(_elapsed) => return Ended::Expired(last_error),
+        }
+        if renewed.elapsed() >= deadline {
+            return Ended::Expired(last_error);
         }
     }
 }
@@ -306,5 +372,51 @@ mod tests {
             next_step(Some(&lease("b")), "a", Duration::from_secs(15)),
             Step::Hold
         );
+    }
+
+    /// Answers from a script; what is not in it never comes.
+    struct Script {
+        answers: Vec<Result<bool, &'static str>>,
+        taken: bool,
+    }
+
+    impl Renewable for Script {
+        type Error = &'static str;
+
+        async fn attempt(&mut self) -> Result<bool, &'static str> {
+            if self.answers.is_empty() {
+                std::future::pending::<()>().await;
+            }
+            self.answers.remove(0)
+        }
+
+        fn is_taken(&self) -> bool {
+            self.taken && self.answers.is_empty()
+        }
+    }
+
+    async fn ended(
+        answers: Vec<Result<bool, &'static str>>,
+        taken: bool,
+    ) -> (Ended<&'static str>, Duration) {
+        let begun = Instant::now();
+        let mut script = Script { answers, taken };
+        let (retry, deadline) = (Duration::from_millis(10), Duration::from_millis(200));
+        let ended = renew(&mut script, begun, retry, deadline).await;
+        (ended, begun.elapsed())
+    }
+
+    #[tokio::test]
+    async fn attempts_that_hang_do_not_add_up_beyond_the_deadline() {
+        let (end, took) = ended(vec![Err("down"), Err("still down")], false).await;
+        assert!(matches!(end, Ended::Expired(Some("still down"))), "{end:?}");
+        // Two deadlines would be two leaders.
+        assert!(took < Duration::from_millis(390), "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn a_conflict_is_looked_at_again_and_another_holder_ends_it() {
+        let (end, _) = ended(vec![Ok(true), Ok(false), Ok(true), Ok(false)], true).await;
+        assert!(matches!(end, Ended::Taken), "{end:?}");
     }
 }

@@ -50,13 +50,20 @@ pub fn identity(
     add(&mut template.labels);
 }
 
-/// Overlays containers by name: the base's order, then new ones in theirs.
+/// Overlays containers by name: the base's order, then new ones in theirs. Of several with
+/// one name in the overlay the last counts, as in the Go operator.
 pub fn containers(
     base: &mut Vec<Container>,
     overlay: &[ContainerSpec],
     artifacts: Option<&Artifacts>,
 ) {
-    for spec in overlay {
+    for (index, spec) in overlay.iter().enumerate() {
+        if overlay[index + 1..]
+            .iter()
+            .any(|later| later.name == spec.name)
+        {
+            continue;
+        }
         let right = from_spec(spec, artifacts);
         let mut matched = false;
         for left in base.iter_mut().filter(|left| left.name == right.name) {
@@ -311,6 +318,21 @@ mod tests {
         );
         let names: Vec<_> = base.iter().map(|c| c.name.as_str()).collect();
         assert_eq!(names, ["vllm", "extra", "more"]);
+    }
+
+    #[test]
+    fn of_two_containers_with_one_name_the_last_counts() {
+        let image = |image: &str| ContainerSpec {
+            image: Some(image.to_owned()),
+            args: Some(vec![image.to_owned()]),
+            ..spec("vllm")
+        };
+        for mut base in [Vec::new(), vec![from_spec(&spec("vllm"), None)]] {
+            containers(&mut base, &[image("first"), image("last")], None);
+            assert_eq!(base.len(), 1);
+            assert_eq!(base[0].image.as_deref(), Some("last"));
+            assert_eq!(base[0].args.as_deref().unwrap(), ["last"]);
+        }
     }
 
     #[test]

@@ -10,13 +10,15 @@ use kube::{Api, Client, ResourceExt as _};
 
 use super::children::{Applied, ChildKey, Children, Object};
 use super::error::Error;
-use super::plan::Plan;
+use super::plan::{ExternalRedis, Place, Plan, redacted};
 use super::resolved::Served;
 use crate::api::ModelService;
-use crate::api::foreign::{Gateway, ParentStatus};
+use crate::api::foreign::{Gateway, HTTPRoute};
 
 /// How long an external Redis may take to answer.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Opens the part of a message that differs from pod to pod and from moment to moment.
+pub const POD_DETAIL: &str = " (pod ";
 /// Pods looked at to explain one Deployment that is not ready.
 const POD_SAMPLE: u32 = 50;
 
@@ -27,8 +29,8 @@ pub struct Observed {
     pub unready: Vec<(String, String)>,
     /// The live Gateways of `routing.gatewayRefs` that exist.
     pub gateways: Vec<Gateway>,
-    /// What gateway controllers say about the live route.
-    pub route_parents: Vec<ParentStatus>,
+    /// The live route, with what gateway controllers say about it.
+    pub route: Option<HTTPRoute>,
     /// Whether an external Redis answers; `None` when there is none to ask.
     pub redis: Option<Result<String, String>>,
 }
@@ -48,15 +50,11 @@ pub async fn observe(
     for child in &applied.items {
         match &child.object {
             Object::Deployment(deployment) if !is_ready(deployment) => {
-                let why = explain(client, deployment).await?;
+                let why = explain(client, plan, deployment).await?;
                 observed.unready.push((deployment.name_any(), why));
             }
             Object::HttpRoute(route) => {
-                observed.route_parents = route
-                    .status
-                    .as_ref()
-                    .map(|status| status.parents.clone())
-                    .unwrap_or_default();
+                observed.route = Some(route.as_ref().clone());
             }
             _ => {}
         }
@@ -84,7 +82,7 @@ pub fn is_ready(deployment: &Deployment) -> bool {
 }
 
 /// Why the pods of a Deployment are not ready: the first reason any of them gives.
-async fn explain(client: &Client, deployment: &Deployment) -> Result<String, Error> {
+async fn explain(client: &Client, plan: &Plan, deployment: &Deployment) -> Result<String, Error> {
     let namespace = deployment.namespace().unwrap_or_default();
     let selector = deployment
         .spec
@@ -106,7 +104,17 @@ async fn explain(client: &Client, deployment: &Deployment) -> Result<String, Err
             what: "pods",
             source,
         })?;
-    if let Some(reason) = pods.items.iter().find_map(pod_trouble) {
+    let name = deployment.name_any();
+    let workload = [&plan.decode, &plan.prefill, &plan.epp]
+        .into_iter()
+        .flatten()
+        .find(|workload| workload.deployment.name_any() == name);
+    let image_place = |container: &str| workload?.images.get(container);
+    let reason = pods
+        .items
+        .iter()
+        .find_map(|pod| pod_trouble(pod, &image_place));
+    if let Some(reason) = reason {
         return Ok(reason);
     }
     let failure = deployment
@@ -124,8 +132,13 @@ async fn explain(client: &Client, deployment: &Deployment) -> Result<String, Err
         .unwrap_or_default())
 }
 
-/// What keeps one pod from being ready, if it is more than time. PURE.
-pub fn pod_trouble(pod: &Pod) -> Option<String> {
+/// What keeps one pod from being ready, if it is more than time: the trouble, then in
+/// parentheses which pod says what about it. `image_place` tells who chose the image of a
+/// container. PURE.
+pub fn pod_trouble<'a>(
+    pod: &Pod,
+    image_place: &dyn Fn(&str) -> Option<&'a Place>,
+) -> Option<String> {
     let status = pod.status.as_ref()?;
     let name = pod.name_any();
     let containers = status
@@ -134,11 +147,9 @@ pub fn pod_trouble(pod: &Pod) -> Option<String> {
         .flatten()
         .chain(status.container_statuses.iter().flatten());
     for container in containers {
-        if let Some(trouble) = container_trouble(container) {
-            return Some(format!(
-                "pod {name}, container {}: {trouble}",
-                container.name
-            ));
+        if let Some((trouble, detail)) = container_trouble(container, image_place) {
+            let detail = format!("{POD_DETAIL}{name}: {detail})");
+            return Some(format!("container {}: {trouble}{detail}", container.name));
         }
     }
     let unschedulable = status.conditions.iter().flatten().find(|condition| {
@@ -147,24 +158,43 @@ pub fn pod_trouble(pod: &Pod) -> Option<String> {
             && condition.reason.as_deref() == Some("Unschedulable")
     })?;
     let message = unschedulable.message.clone().unwrap_or_default();
-    Some(format!("pod {name} cannot be scheduled: {message}"))
+    Some(format!(
+        "pods cannot be scheduled{POD_DETAIL}{name}: {message})"
+    ))
 }
 
-fn container_trouble(container: &ContainerStatus) -> Option<String> {
+/// The trouble of a container, and what the kubelet says about it at this moment.
+fn container_trouble<'a>(
+    container: &ContainerStatus,
+    image_place: &dyn Fn(&str) -> Option<&'a Place>,
+) -> Option<(String, String)> {
     let state = container.state.as_ref()?;
+    let exited = |code: i32| format!("exits with code {code}");
     if let Some(waiting) = &state.waiting {
         let reason = waiting.reason.clone().unwrap_or_default();
-        if matches!(
-            reason.as_str(),
-            "" | "ContainerCreating" | "PodInitializing"
-        ) {
-            return None;
-        }
         let message = waiting.message.clone().unwrap_or_default();
-        return Some(format!("{reason} {message}").trim().to_owned());
+        let detail = format!("{reason} {message}").trim().to_owned();
+        return match reason.as_str() {
+            "" | "ContainerCreating" | "PodInitializing" => None,
+            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" => {
+                let place = image_place(&container.name).map_or_else(String::new, |place| {
+                    format!(", from {place}{}", place.line_note())
+                });
+                let image = &container.image;
+                Some((format!("image {image:?}{place}, cannot be pulled"), detail))
+            }
+            "CrashLoopBackOff" => {
+                let last = container.last_state.as_ref();
+                let ended = last.and_then(|state| state.terminated.as_ref());
+                let trouble = ended.map_or(reason, |ended| exited(ended.exit_code));
+                Some((trouble, detail))
+            }
+            _ => Some((reason, detail)),
+        };
     }
     let terminated = state.terminated.as_ref()?;
-    (terminated.exit_code != 0).then(|| format!("exited with code {}", terminated.exit_code))
+    let detail = terminated.reason.clone().unwrap_or_default();
+    (terminated.exit_code != 0).then(|| (exited(terminated.exit_code), detail))
 }
 
 async fn gateways(client: &Client, ms: &ModelService) -> Result<Vec<Gateway>, Error> {
@@ -188,7 +218,7 @@ async fn gateways(client: &Client, ms: &ModelService) -> Result<Vec<Gateway>, Er
 async fn ask_redis(
     client: &Client,
     ms: &ModelService,
-    redis: &super::plan::ExternalRedis,
+    redis: &ExternalRedis,
 ) -> Result<String, String> {
     let address = &redis.address;
     let url = if address.contains("://") {
@@ -197,7 +227,7 @@ async fn ask_redis(
         format!("redis://{address}")
     };
     let mut info: redis::ConnectionInfo = redis::IntoConnectionInfo::into_connection_info(url)
-        .map_err(|error| format!("{} is not a Redis address: {error}", redis.env))?;
+        .map_err(|error| format!("{} is not a Redis address: {error}", named(redis)))?;
     if let Some((secret, key)) = &redis.password {
         let namespace = ms.namespace().unwrap_or_default();
         let password = read_password(client, &namespace, secret, key).await?;
@@ -211,15 +241,26 @@ async fn ask_redis(
             .query_async::<String>(&mut connection)
             .await
     };
+    let named = named(redis);
     match tokio::time::timeout(REDIS_TIMEOUT, attempt).await {
-        Ok(Ok(_pong)) => Ok(format!("Redis at {address} answers")),
-        Ok(Err(error)) => Err(format!("Redis at {address} ({}): {error}", redis.env)),
+        Ok(Ok(_pong)) => Ok(format!("Redis at {} answers", redacted(address))),
+        Ok(Err(error)) => Err(format!("{named}: {error}")),
         Err(_elapsed) => Err(format!(
-            "Redis at {address} ({}) did not answer within {} s",
-            redis.env,
+            "{named} did not answer within {} s",
             REDIS_TIMEOUT.as_secs()
         )),
     }
+}
+
+/// Which Redis, and where it was named; never its password.
+fn named(redis: &ExternalRedis) -> String {
+    format!(
+        "Redis at {} ({}, env {}{})",
+        redacted(&redis.address),
+        redis.place,
+        redis.env,
+        redis.place.line_note()
+    )
 }
 
 async fn read_password(
@@ -242,4 +283,86 @@ async fn read_password(
 /// True when a child of that purpose is among the applied.
 pub fn has(applied: &Children<Applied>, key: ChildKey) -> bool {
     applied.get(key).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(container: &serde_json::Value) -> Pod {
+        let mut status = container.clone();
+        status["name"] = json!("vllm");
+        status["image"] = json!("x:1");
+        for (field, value) in [
+            ("imageID", json!("")),
+            ("ready", json!(false)),
+            ("restartCount", json!(0)),
+        ] {
+            status[field] = value;
+        }
+        serde_json::from_value(json!({
+            "metadata": {"name": "d-1"},
+            "status": {"containerStatuses": [status]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_pulled_names_who_chose_it() {
+        let place = Place::Base {
+            object: "ConfigMap ns/b".to_owned(),
+            key: "decodeDeployment",
+            line: Some(9),
+        };
+        let waiting =
+            json!({"state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}});
+        assert_eq!(
+            pod_trouble(&pod(&waiting), &|_| Some(&place)).unwrap(),
+            "container vllm: image \"x:1\", from ConfigMap ns/b: decodeDeployment (line 9), \
+             cannot be pulled (pod d-1: ErrImagePull not found)"
+        );
+    }
+
+    #[test]
+    fn a_crash_reads_the_same_while_the_kubelet_waits() {
+        let crashed = json!({"exitCode": 3, "reason": "Error"});
+        let now = json!({"state": {"terminated": crashed}});
+        let later = json!({
+            "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s"}},
+            "lastState": {"terminated": crashed},
+        });
+        for status in [now, later] {
+            let trouble = pod_trouble(&pod(&status), &|_| None).unwrap();
+            assert!(
+                trouble.starts_with("container vllm: exits with code 3 (pod d-1: "),
+                "{trouble}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_external_redis_is_named_without_its_password() {
+        let redis = ExternalRedis {
+            env: "KVCACHE_INDEXER_REDIS_ADDR",
+            place: Place::Base {
+                object: "ConfigMap ns/b".to_owned(),
+                key: "eppDeployment",
+                line: Some(4),
+            },
+            address: "redis://:secret@r:1".to_owned(),
+            password: None,
+        };
+        assert_eq!(
+            named(&redis),
+            "Redis at redis://***@r:1 (ConfigMap ns/b: eppDeployment, env KVCACHE_INDEXER_REDIS_ADDR (line 4))"
+        );
+        assert!(!format!("{redis:?}").contains("secret"));
+    }
+
+    #[test]
+    fn an_address_with_tls_can_be_asked() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        assert!(redis::Client::open("rediss://:pw@example.com:6380").is_ok());
+    }
 }

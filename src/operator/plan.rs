@@ -7,6 +7,11 @@
 
 pub mod artifacts;
 mod base;
+mod checks;
+mod config_hash;
+mod kv_events;
+mod place;
+mod redis;
 mod routing;
 mod workloads;
 
@@ -25,8 +30,10 @@ use crate::api::ModelService;
 use crate::api::foreign::HTTPRoute;
 use crate::api::foreign::v1alpha2::InferenceModel;
 use crate::contract;
-use crate::scheduling::config::ConfigError;
+use crate::scheduling::config::{ConfigError, Settings as EppSettings};
 use artifacts::Artifacts;
+pub use place::Place;
+pub use redis::{ExternalRedis, RedisPlan, redacted};
 
 /// Everything named and valid.
 #[derive(Clone, Debug)]
@@ -70,6 +77,8 @@ pub struct Workload {
     pub service: Option<Service>,
     /// Leave replicas to an autoscaler.
     pub keep_live_replicas: bool,
+    /// Per container: who chose its image, for when it cannot be pulled.
+    pub images: BTreeMap<String, Place>,
 }
 
 /// What the EnvoyFilter is made of.
@@ -77,44 +86,14 @@ pub struct Workload {
 pub struct EnvoyFilterPlan {
     /// Gateways, in the ModelService's namespace.
     pub gateways: Vec<String>,
-    /// Names Istio gives to the routes of our HTTPRoute.
+    /// Names Istio gives to the routes that lead to the decode Service.
     pub route_names: Vec<String>,
     /// Host name of the EPP's Service.
     pub epp_host: String,
     /// Host name of the decode Service.
     pub decode_host: String,
-    /// Port of the decode Service.
-    pub decode_port: i32,
-}
-
-/// The Redis to render.
-#[derive(Clone)]
-pub struct RedisPlan {
-    /// Port of its Service.
-    pub port: u16,
-    /// Password; empty offline.
-    pub password: String,
-    /// Image.
-    pub image: String,
-}
-
-impl std::fmt::Debug for RedisPlan {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RedisPlan")
-            .field("port", &self.port)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A Redis that is somebody else's.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ExternalRedis {
-    /// The variable that names it.
-    pub env: &'static str,
-    /// Its address as the user wrote it.
-    pub address: String,
-    /// Secret and key of its password.
-    pub password: Option<(String, String)>,
+    /// Ports of the decode Service that those routes lead to, each once.
+    pub decode_ports: Vec<i32>,
 }
 
 /// Why there is no valid plan. Every variant says where.
@@ -145,31 +124,47 @@ pub enum Error {
         message: String,
     },
     /// The merged object would be refused, or the administrator does not allow it.
-    #[error("{object}: {message}")]
+    #[error("{}: {message}{}", merged(place, object), place.line_note())]
     Merged {
         /// Child key, such as `decodeDeployment`.
         object: &'static str,
+        /// Where it was written.
+        place: Place,
         /// What is wrong.
         message: String,
         /// `Privileged` and `CrossNamespace` refusals have reasons of their own.
         reason: &'static str,
     },
     /// The EPP's settings are wrong.
-    #[error("{object}, container epp, env {}", list(errors))]
+    #[error("{}", list(errors))]
     EppSettings {
-        /// Where they were read.
-        object: String,
-        /// Every wrong variable.
-        errors: Vec<ConfigError>,
+        /// Every wrong variable, and where it was written.
+        errors: Vec<(Place, ConfigError)>,
     },
 }
 
-fn list(errors: &[ConfigError]) -> String {
-    errors
+/// The place, with the child's key where the place does not say it.
+fn merged(place: &Place, object: &str) -> String {
+    match place {
+        Place::Base { .. } => place.to_string(),
+        Place::Spec { .. } | Place::Operator => format!("{object} ({place})"),
+    }
+}
+
+fn list(errors: &[(Place, ConfigError)]) -> String {
+    let texts = errors
         .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
+        .map(|(place, error)| match place {
+            // The field names container and variable.
+            Place::Spec { .. } => format!("{place}: {error}"),
+            _ => format!(
+                "{place}, container {}, env {error}{}",
+                contract::CONTAINER_EPP,
+                place.line_note()
+            ),
+        })
+        .collect::<Vec<_>>();
+    texts.join("; ")
 }
 
 impl Error {
@@ -181,6 +176,17 @@ impl Error {
             Self::Spec { .. } => "SpecInvalid",
             Self::Merged { reason, .. } => reason,
             Self::EppSettings { .. } => "EPPSettingsInvalid",
+        }
+    }
+
+    /// True when the base config is what is wrong, not the ModelService.
+    pub fn blames_base_config(&self) -> bool {
+        match self {
+            Self::Template { source_object, .. } => source_object != base::MODEL_SERVICE,
+            Self::Decode { .. } => true,
+            Self::Spec { .. } => false,
+            Self::Merged { place, .. } => place.is_base(),
+            Self::EppSettings { errors } => errors.iter().any(|(place, _)| place.is_base()),
         }
     }
 }
@@ -218,6 +224,7 @@ impl Context<'_> {
 pub fn plan(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Result<Plan, Error> {
     let name = ms.name_any();
     let namespace = ms.namespace();
+    checks::pasted_texts(ms)?;
     let artifacts = Artifacts::parse(&ms.spec.model_artifacts)?;
     let renderer = template::Renderer::new(
         ms,
@@ -260,13 +267,17 @@ pub fn plan(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Resu
         )?),
         None => None,
     };
-    let (redis, external_redis) =
-        workloads::redis(&context, epp_settings.as_ref(), epp.as_mut(), &mut warnings);
-    let kv_events = epp_settings
+    let address = epp_settings.as_ref().and_then(|s| s.redis_addr.clone());
+    let (redis, external_redis) = redis::decide(&context, address, epp.as_mut(), &mut warnings)?;
+    let scored = epp_settings
         .as_ref()
-        .is_some_and(super::super::scheduling::config::Settings::kv_scorer_enabled);
-    let mut decode = workloads::role(&context, Role::Decode, kv_events)?;
-    let prefill = workloads::role(&context, Role::Prefill, kv_events)?;
+        .is_some_and(EppSettings::kv_scorer_enabled);
+    let mut decode = workloads::role(&context, Role::Decode, scored)?;
+    let mut prefill = workloads::role(&context, Role::Prefill, scored)?;
+    if let Some(epp) = epp.as_mut().filter(|_| scored) {
+        let engines = [decode.as_ref(), prefill.as_ref()];
+        kv_events::tell(&context, engines, epp, &mut warnings);
+    }
     let (route, envoy_filter) = routing::route(
         &context,
         &mut routing,
@@ -274,6 +285,12 @@ pub fn plan(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Resu
         epp.as_ref(),
         &mut warnings,
     );
+    if let Some(epp) = &mut epp {
+        workloads::tell_body_mode(&context, &routing, epp);
+    }
+    for workload in [&mut decode, &mut prefill, &mut epp].into_iter().flatten() {
+        config_hash::annotate(workload, &config_maps);
+    }
     let pool = routing::pool(&context, &routing, epp.is_some());
     let model = routing::inference_model(&context);
     Ok(Plan {
@@ -294,5 +311,7 @@ pub fn plan(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Resu
     })
 }
 
+#[cfg(test)]
+mod refusals_tests;
 #[cfg(test)]
 mod tests;

@@ -27,7 +27,12 @@ fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> PolicyRule {
 /// may grant only what it has.
 pub fn operator_rules() -> Vec<PolicyRule> {
     vec![
-        rule("llm-d.ai", &["modelservices"], READ),
+        // `patch` puts and removes the finalizer of objects in other namespaces.
+        rule(
+            "llm-d.ai",
+            &["modelservices"],
+            &["get", "list", "patch", "watch"],
+        ),
         rule(
             "llm-d.ai",
             &["modelservices/status"],

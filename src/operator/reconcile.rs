@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
-use kube::runtime::events::Recorder;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 
 use super::apply::{self, Outcome};
+use super::children::{Children, Desired, Ownership};
 use super::error::{Class, Error, chain};
-use super::events;
+use super::events::{self, Recorder};
 use super::metrics::{Metrics, ResultLabel};
 use super::observe::{self, Observed};
 use super::plan::{self, Plan};
@@ -23,7 +23,7 @@ use super::resolve;
 use super::resolved::Served;
 use super::settings::Settings;
 use super::status::{self, Seen};
-use crate::api::ModelService;
+use crate::api::{ModelService, ModelServiceStatus};
 use crate::contract;
 
 /// A look at everything even if no watch said so; reads only while nothing changed.
@@ -32,6 +32,9 @@ const RESYNC: Duration = Duration::from_mins(10);
 const EXTERNAL_RETRY: Duration = Duration::from_mins(1);
 /// Back-off of retries: doubling from the first to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(5));
+
+/// Holds a ModelService that is being deleted until its objects in other namespaces are gone.
+const FINALIZER: &str = "llm-d.ai/other-namespaces";
 
 /// What every reconcile shares.
 pub struct Context {
@@ -44,7 +47,7 @@ pub struct Context {
     /// What is counted.
     pub metrics: Metrics,
     /// Publishes events.
-    pub recorder: Recorder,
+    pub recorder: Arc<Recorder>,
     /// Failures in a row, per ModelService.
     pub failures: Mutex<HashMap<String, u32>>,
 }
@@ -52,6 +55,8 @@ pub struct Context {
 /// What a pipeline got done before it ended.
 #[derive(Default)]
 struct Progress {
+    /// The ModelService as our own writes left it, where there were any.
+    current: Option<ModelService>,
     plan: Option<Plan>,
     outcome: Option<Outcome>,
     observed: Option<Observed>,
@@ -63,9 +68,7 @@ struct Progress {
 /// Only when trying again may help; a user's mistake is a condition and waits.
 pub async fn reconcile(ms: Arc<ModelService>, context: Arc<Context>) -> Result<Action, Error> {
     if ms.metadata.deletion_timestamp.is_some() {
-        // Owner references do the rest.
-        forget(&context, &ms);
-        return Ok(Action::await_change());
+        return delete(&ms, &context).await;
     }
     let started = Instant::now();
     let mut progress = Progress::default();
@@ -103,6 +106,18 @@ pub async fn reconcile(ms: Arc<ModelService>, context: Arc<Context>) -> Result<A
     }
 }
 
+/// Owner references do most of it; what they cannot reach is removed here.
+async fn delete(ms: &ModelService, context: &Context) -> Result<Action, Error> {
+    if has_finalizer(ms) {
+        apply::remove_elsewhere(&context.client, &context.metrics, ms)
+            .await
+            .map_err(Error::Apply)?;
+        set_finalizer(ms, context, false).await?;
+    }
+    forget(context, ms);
+    Ok(Action::await_change())
+}
+
 async fn pipeline(
     ms: &ModelService,
     context: &Context,
@@ -111,18 +126,123 @@ async fn pipeline(
     let resolved = resolve::resolve(&context.client, &context.settings, context.served, ms).await?;
     let plan = plan::plan(&context.settings, ms, &resolved)?;
     let desired = render::render(&context.settings, &plan);
-    let outcome = apply::apply(&context.client, &context.metrics, ms, desired).await;
-    let observed =
-        observe::observe(&context.client, context.served, ms, &plan, &outcome.applied).await?;
-    progress.plan = Some(plan);
-    progress.observed = Some(observed);
-    let outcome = progress.outcome.insert(outcome);
-    let failed = std::mem::take(&mut outcome.failed);
-    if failed.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Apply(failed))
+    let elsewhere = reaches_elsewhere(&desired);
+    let current = progress.current.insert(ms.clone());
+    if elsewhere && !has_finalizer(current) {
+        *current = set_finalizer(current, context, true).await?;
     }
+    *current = announce(current, context, &desired).await?;
+    let ms = &*current;
+    let mut outcome = apply::apply(&context.client, &context.metrics, ms, desired).await;
+    let failed = std::mem::take(&mut outcome.failed);
+    let plan = progress.plan.insert(plan);
+    let outcome = progress.outcome.insert(outcome);
+    let observed =
+        observe::observe(&context.client, context.served, ms, plan, &outcome.applied).await;
+    if !failed.is_empty() {
+        progress.observed = observed.ok();
+        return Err(Error::Apply(failed));
+    }
+    progress.observed = Some(observed?);
+    let own = ms.namespace().unwrap_or_default();
+    let nothing_left = outcome.inventory.iter().all(|entry| entry.namespace == own);
+    if has_finalizer(ms) && !elsewhere && nothing_left {
+        *current = set_finalizer(ms, context, false).await?;
+    }
+    Ok(())
+}
+
+fn reaches_elsewhere(desired: &Children<Desired>) -> bool {
+    let mut children = desired.items.iter();
+    children.any(|child| child.ownership == Ownership::Elsewhere)
+}
+
+fn has_finalizer(ms: &ModelService) -> bool {
+    ms.finalizers()
+        .iter()
+        .any(|finalizer| finalizer == FINALIZER)
+}
+
+/// Returns the ModelService as it is now.
+async fn set_finalizer(
+    ms: &ModelService,
+    context: &Context,
+    present: bool,
+) -> Result<ModelService, Error> {
+    let mut finalizers = ms.finalizers().to_vec();
+    finalizers.retain(|finalizer| finalizer != FINALIZER);
+    if present {
+        finalizers.push(FINALIZER.to_owned());
+    }
+    // The list is written whole: over the version it was read from, or not at all.
+    let patch = json!({"metadata": {
+        "resourceVersion": ms.resource_version(),
+        "finalizers": finalizers,
+    }});
+    let params = PatchParams {
+        field_manager: Some(contract::MANAGER.into()),
+        ..PatchParams::default()
+    };
+    context.metrics.wrote("apply", "ModelService");
+    let api: Api<ModelService> =
+        Api::namespaced(context.client.clone(), &ms.namespace().unwrap_or_default());
+    match api
+        .patch(&ms.name_any(), &params, &Patch::Merge(patch))
+        .await
+    {
+        Ok(now) => Ok(now),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(ms.clone()),
+        Err(source) => Err(Error::Finalizer {
+            name: key(ms),
+            source,
+        }),
+    }
+}
+
+/// Writes down what is about to be made, so that it is found and pruned later even if this
+/// process ends in the middle. Nothing is written while the set stays the same. Returns the
+/// ModelService as it is now.
+async fn announce(
+    ms: &ModelService,
+    context: &Context,
+    desired: &Children<Desired>,
+) -> Result<ModelService, Error> {
+    let planned = apply::planned_inventory(ms, desired);
+    let mut status = ms.status.clone().unwrap_or_default();
+    if planned == status.inventory {
+        return Ok(ms.clone());
+    }
+    status.inventory = planned;
+    patch_status(ms, context, &status).await
+}
+
+/// Applies a whole status, over the version that was read: an older one must not take
+/// entries out of the inventory. Returns the ModelService as it is now.
+async fn patch_status(
+    ms: &ModelService,
+    context: &Context,
+    status: &ModelServiceStatus,
+) -> Result<ModelService, Error> {
+    let namespace = ms.namespace().unwrap_or_default();
+    let api: Api<ModelService> = Api::namespaced(context.client.clone(), &namespace);
+    let patch = json!({
+        "apiVersion": format!("{}/v1alpha1", contract::GROUP),
+        "kind": "ModelService",
+        "metadata": {
+            "name": ms.name_any(),
+            "uid": ms.uid(),
+            "resourceVersion": ms.resource_version(),
+        },
+        "status": status,
+    });
+    let params = PatchParams::apply(contract::MANAGER).force();
+    context.metrics.wrote("status", "ModelService");
+    api.patch_status(&ms.name_any(), &params, &Patch::Apply(patch))
+        .await
+        .map_err(|source| Error::Status {
+            name: key(ms),
+            source,
+        })
 }
 
 async fn write_status(
@@ -131,11 +251,12 @@ async fn write_status(
     progress: &Progress,
     failure: Option<&Error>,
 ) -> Result<(), Error> {
-    let seen = match (&progress.plan, &progress.outcome, &progress.observed) {
-        (Some(plan), Some(outcome), Some(observed)) => Some(Seen {
+    let ms = progress.current.as_ref().unwrap_or(ms);
+    let seen = match (&progress.plan, &progress.outcome) {
+        (Some(plan), Some(outcome)) => Some(Seen {
             plan,
             outcome,
-            observed,
+            observed: progress.observed.as_ref(),
         }),
         _ => None,
     };
@@ -144,35 +265,20 @@ async fn write_status(
     if ms.status.as_ref() == Some(&status) {
         return Ok(());
     }
-    let namespace = ms.namespace().unwrap_or_default();
-    let api: Api<ModelService> = Api::namespaced(context.client.clone(), &namespace);
-    let patch = json!({
-        "apiVersion": format!("{}/v1alpha1", contract::GROUP),
-        "kind": "ModelService",
-        "metadata": {"name": ms.name_any(), "uid": ms.uid()},
-        "status": status,
-    });
-    let params = PatchParams::apply(contract::MANAGER).force();
-    context.metrics.wrote("status", "ModelService");
-    match api
-        .patch_status(&ms.name_any(), &params, &Patch::Apply(patch))
-        .await
-    {
-        Ok(_) => {}
-        // Deleted while we looked: nobody needs the status.
-        Err(kube::Error::Api(response)) if response.is_not_found() || response.is_conflict() => {
-            return Ok(());
+    match patch_status(ms, context, &status).await {
+        Ok(_) => {
+            let news = events::between(ms.status.as_ref(), &status);
+            context.recorder.publish(ms, &news, &context.metrics).await;
+            Ok(())
         }
-        Err(source) => {
-            return Err(Error::Status {
-                name: key(ms),
-                source,
-            });
-        }
+        // Deleted while we looked, and nobody needs the status; or changed, and the change
+        // brings the next look.
+        Err(Error::Status {
+            source: kube::Error::Api(response),
+            ..
+        }) if response.is_not_found() || response.is_conflict() => Ok(()),
+        Err(error) => Err(error),
     }
-    let news = events::between(ms.status.as_ref(), &status);
-    events::publish(&context.recorder, ms, &news, &context.metrics).await;
-    Ok(())
 }
 
 /// When to try again after an error: later each time, spread so that many ModelServices

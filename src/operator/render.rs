@@ -6,20 +6,20 @@ mod accounts;
 mod envoy_filter;
 mod redis;
 
+use k8s_openapi::api::core::v1::ConfigMap;
+
 use super::children::{Child, ChildKey, Children, Desired, Object, Ownership};
 use super::plan::{Plan, Workload};
 use super::settings::Settings;
 
 /// Renders every child.
 pub fn render(settings: &Settings, plan: &Plan) -> Children<Desired> {
-    let mut items = Vec::new();
+    let mut items: Vec<Child> = plan
+        .config_maps
+        .iter()
+        .map(|map| config_map(plan, map))
+        .collect();
     let mut owned = |key, object| items.push(child(key, object, Ownership::Owned));
-    for map in &plan.config_maps {
-        owned(
-            ChildKey::ConfigMaps,
-            Object::ConfigMap(Box::new(map.clone())),
-        );
-    }
     if plan.decode.is_some() || plan.prefill.is_some() {
         owned(
             ChildKey::PdServiceAccount,
@@ -78,6 +78,16 @@ pub fn render(settings: &Settings, plan: &Plan) -> Children<Desired> {
         items.extend(redis::redis(plan, redis));
     }
     Children::new(items)
+}
+
+fn config_map(plan: &Plan, map: &ConfigMap) -> Child {
+    let ownership = if map.metadata.namespace == plan.namespace {
+        Ownership::Owned
+    } else {
+        Ownership::Elsewhere
+    };
+    let object = Object::ConfigMap(Box::new(map.clone()));
+    child(ChildKey::ConfigMaps, object, ownership)
 }
 
 fn workload_children(workload: &Workload, deployment: ChildKey, service: ChildKey) -> Vec<Child> {

@@ -6,6 +6,7 @@
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use kube::{Api, Client, ResourceExt as _};
+use serde_json::Value;
 
 use super::names;
 use super::resolved::{BaseConfig, GatewayFacts, RedisFacts, Resolved, Served};
@@ -67,18 +68,19 @@ pub async fn resolve(
     ms: &ModelService,
 ) -> Result<Resolved, Error> {
     let namespace = ms.namespace().unwrap_or_default();
-    let (base, gateways, redis, route_rules_foreign) = tokio::try_join!(
+    let (base, gateways, redis, route_rules) = tokio::try_join!(
         base_config(client, settings, ms, &namespace),
         gateways(client, served, ms, &namespace),
         redis(client, &namespace),
-        route_rules_foreign(client, served, ms, &namespace),
+        foreign_route_rules(client, served, ms, &namespace),
     )?;
     Ok(Resolved {
         base,
         served,
         gateways,
         redis,
-        route_rules_foreign,
+        route_rules_foreign: route_rules.is_some(),
+        route_rules: route_rules.unwrap_or_default(),
     })
 }
 
@@ -190,23 +192,23 @@ fn fresh_password() -> Option<String> {
     Some(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// True when somebody else set the rules of the live route, as users of the Go operator
+/// The rules of the live route when somebody else set them, as users of the Go operator
 /// had to.
-async fn route_rules_foreign(
+async fn foreign_route_rules(
     client: &Client,
     served: Served,
     ms: &ModelService,
     namespace: &str,
-) -> Result<bool, Error> {
+) -> Result<Option<Vec<Value>>, Error> {
     if !served.http_route {
-        return Ok(false);
+        return Ok(None);
     }
     let name = names::http_route(&ms.name_any());
     let route = Api::<HTTPRoute>::namespaced(client.clone(), namespace)
         .get_opt(&name)
         .await
         .map_err(read("HTTPRoute", namespace, &name))?;
-    Ok(route.is_some_and(|route| {
+    let foreign = route.filter(|route| {
         route.managed_fields().iter().any(|entry| {
             entry.manager.as_deref() != Some(contract::MANAGER)
                 && entry.subresource.as_deref().unwrap_or_default().is_empty()
@@ -215,7 +217,8 @@ async fn route_rules_foreign(
                     .as_ref()
                     .is_some_and(|fields| fields.0.pointer("/f:spec/f:rules").is_some())
         })
-    }))
+    });
+    Ok(foreign.map(|route| route.spec.rules.unwrap_or_default()))
 }
 
 fn read(kind: &str, namespace: &str, name: &str) -> impl FnOnce(kube::Error) -> Error {

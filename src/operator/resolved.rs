@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 /// What `resolve` fetched.
 #[derive(Clone, Debug, Default)]
 pub struct Resolved {
@@ -17,6 +19,8 @@ pub struct Resolved {
     pub redis: RedisFacts,
     /// The live HTTPRoute has rules that another field manager set: they are left alone.
     pub route_rules_foreign: bool,
+    /// Those rules, verbatim; empty where there are none.
+    pub route_rules: Vec<Value>,
 }
 
 /// A base ConfigMap.

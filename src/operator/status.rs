@@ -4,16 +4,19 @@
 //! reconcile keeps what was known and says what failed.
 #![deny(clippy::disallowed_methods)]
 
+mod router;
+
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt as _;
 
+use self::router::router;
 use super::apply::Outcome;
 use super::children::{Applied, ChildKey, Children, Object};
 use super::error::{Class, Error, chain};
 use super::observe::Observed;
 use super::plan::Plan;
-use crate::api::conditions::{ConditionType, Verdict, set_condition};
+use crate::api::conditions::{self, ConditionType, Verdict, set_condition};
 use crate::api::foreign::Gateway;
 use crate::api::{ModelService, ModelServiceStatus};
 
@@ -24,8 +27,8 @@ pub struct Seen<'a> {
     pub plan: &'a Plan,
     /// What came of applying it.
     pub outcome: &'a Outcome,
-    /// What the cluster says.
-    pub observed: &'a Observed,
+    /// What the cluster says; `None` when it could not be asked.
+    pub observed: Option<&'a Observed>,
 }
 
 /// Computes the status. `result` is what the pipeline gave; `seen` is there whenever it
@@ -50,18 +53,17 @@ pub fn compute(
     if let Some(verdict) = base_config(ms, seen, failure) {
         set(&mut conditions, ConditionType::BaseConfigResolved, &verdict);
     }
-    if let Some(seen) = seen {
-        set(
-            &mut conditions,
-            ConditionType::WorkloadsReady,
-            &workloads(seen),
-        );
-        set(
-            &mut conditions,
-            ConditionType::RouterReady,
-            &router(ms, seen),
-        );
-        match &seen.observed.redis {
+    if let Some(seen) = seen
+        && let Some(verdict) = workloads(seen, failure)
+    {
+        set(&mut conditions, ConditionType::WorkloadsReady, &verdict);
+    }
+    if let Some(seen) = seen
+        && let Some(observed) = seen.observed
+    {
+        let verdict = router(ms, seen, observed);
+        set(&mut conditions, ConditionType::RouterReady, &verdict);
+        match &observed.redis {
             Some(Ok(message)) => set(
                 &mut conditions,
                 ConditionType::RedisReady,
@@ -95,6 +97,17 @@ fn base_config(
         && error.blames_base_config()
     {
         return Some(Verdict::no(error.reason(), chain(error)));
+    }
+    if let Some(error @ Error::Plan(_)) = failure {
+        // Whether an older complaint about the base config still holds was not seen.
+        let old = ms.status.as_ref()?;
+        let old = conditions::find(&old.conditions, ConditionType::BaseConfigResolved)?;
+        return (old.status == "False").then(|| {
+            Verdict::unknown(
+                "NotChecked",
+                format!("the ModelService is wrong first ({})", error.reason()),
+            )
+        });
     }
     let seen = seen?;
     let mut message = match ms
@@ -174,7 +187,9 @@ fn describe(status: &mut ModelServiceStatus, seen: &Seen<'_>) {
         .map(|c| c.object.name())
         .collect();
     status.inventory.clone_from(&seen.outcome.inventory);
-    status.url = url(&seen.observed.gateways);
+    if let Some(observed) = seen.observed {
+        status.url = url(&observed.gateways);
+    }
 }
 
 fn counts(deployment: &Deployment) -> (i32, i32, i32) {
@@ -259,23 +274,21 @@ fn mirror(conditions: &mut Vec<Condition>, seen: &Seen<'_>) {
     }
 }
 
-fn workloads(seen: &Seen<'_>) -> Verdict {
+/// `None` when nothing new is known.
+fn workloads(seen: &Seen<'_>, failure: Option<&Error>) -> Option<Verdict> {
     let deployments: Vec<&Deployment> = deployments(&seen.outcome.applied).collect();
-    if let Some(error) = seen.outcome.failed.first() {
-        return Verdict::no(error.reason(), error.to_string());
+    if let Some(error @ Error::Apply(_)) = failure {
+        return Some(Verdict::no(error.reason(), chain(error)));
     }
-    if seen.observed.unready.is_empty() {
-        return Verdict::yes(
+    let unready = &seen.observed?.unready;
+    if unready.is_empty() {
+        return Some(Verdict::yes(
             "AllReady",
             format!("{} Deployments are ready", deployments.len()),
-        );
+        ));
     }
-    let troubled = seen
-        .observed
-        .unready
-        .iter()
-        .find(|(_, why)| !why.is_empty());
-    let (name, why) = troubled.unwrap_or(&seen.observed.unready[0]);
+    let troubled = unready.iter().find(|(_, why)| !why.is_empty());
+    let (name, why) = troubled.unwrap_or(&unready[0]);
     if why.is_empty() {
         let (ready, wanted) = deployments
             .iter()
@@ -283,12 +296,15 @@ fn workloads(seen: &Seen<'_>) -> Verdict {
             .map_or((0, 0), |deployment| {
                 (counts(deployment).0, counts(deployment).1)
             });
-        return Verdict::no(
+        return Some(Verdict::no(
             "Progressing",
             format!("Deployment {name}: {ready} of {wanted} pods are ready"),
-        );
+        ));
     }
-    Verdict::no("PodsFailing", format!("Deployment {name}: {why}"))
+    Some(Verdict::no(
+        "PodsFailing",
+        format!("Deployment {name}: {why}"),
+    ))
 }
 
 fn deployments(applied: &Children<Applied>) -> impl Iterator<Item = &Deployment> {
@@ -299,76 +315,6 @@ fn deployments(applied: &Children<Applied>) -> impl Iterator<Item = &Deployment>
             Object::Deployment(deployment) => Some(deployment.as_ref()),
             _ => None,
         })
-}
-
-/// What the gateway says; nothing is assumed.
-fn router(ms: &ModelService, seen: &Seen<'_>) -> Verdict {
-    if seen.outcome.applied.get(ChildKey::HttpRoute).is_none() {
-        return if ms.spec.routing.gateway_refs.is_empty() {
-            Verdict::yes(
-                "NoRoute",
-                "spec.routing.gatewayRefs is empty: routing is somebody else's",
-            )
-        } else {
-            Verdict::no("NoRoute", "the HTTPRoute does not exist")
-        };
-    }
-    let refs = &ms.spec.routing.gateway_refs;
-    for reference in refs {
-        let namespace = reference
-            .namespace
-            .clone()
-            .or_else(|| ms.namespace())
-            .unwrap_or_default();
-        let name = format!("Gateway {namespace}/{}", reference.name);
-        let found = seen.observed.gateways.iter().find(|gateway| {
-            gateway.name_any() == reference.name
-                && gateway.namespace().as_deref() == Some(namespace.as_str())
-        });
-        let Some(gateway) = found else {
-            return Verdict::no(
-                "GatewayNotFound",
-                format!("{name} (spec.routing.gatewayRefs) does not exist"),
-            );
-        };
-        let conditions = gateway
-            .status
-            .as_ref()
-            .map(|s| s.conditions.as_slice())
-            .unwrap_or_default();
-        if let Some(verdict) = unless_true(conditions, "Programmed", &name) {
-            return verdict;
-        }
-    }
-    if seen.observed.route_parents.is_empty() {
-        return Verdict::no(
-            "Pending",
-            "no gateway controller has accepted the HTTPRoute yet",
-        );
-    }
-    for parent in &seen.observed.route_parents {
-        for type_ in ["Accepted", "ResolvedRefs"] {
-            let what = format!("HTTPRoute at Gateway {}", parent.parent_ref.name);
-            if let Some(verdict) = unless_true(&parent.conditions, type_, &what) {
-                return verdict;
-            }
-        }
-    }
-    Verdict::yes(
-        "Programmed",
-        "the gateway has accepted and programmed the route",
-    )
-}
-
-fn unless_true(conditions: &[Condition], type_: &str, what: &str) -> Option<Verdict> {
-    match conditions.iter().find(|condition| condition.type_ == type_) {
-        Some(condition) if condition.status == "True" => None,
-        Some(condition) if condition.status == "False" => Some(Verdict::no(
-            condition.reason.clone(),
-            format!("{what} is not {type_}: {}", condition.message),
-        )),
-        _ => Some(Verdict::no("Pending", format!("{what} is not {type_} yet"))),
-    }
 }
 
 /// Ready, Reconciling and Stalled from everything else.

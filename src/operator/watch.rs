@@ -13,7 +13,6 @@ use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::core::PartialObjectMeta;
-use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::utils::Backoff;
 use kube::runtime::{Controller, WatchStreamExt as _, watcher};
@@ -21,6 +20,7 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::events::Recorder;
 use super::metrics::Metrics;
 use super::reconcile::{Context, on_error, reconcile};
 use super::resolved::{PoolVersion, Served};
@@ -29,7 +29,6 @@ use super::settings::Settings;
 use crate::api::ModelService;
 use crate::api::foreign::v1alpha2::InferencePool as InferencePoolAlpha;
 use crate::api::foreign::{EnvoyFilter, Gateway, HTTPRoute, InferencePool};
-use crate::contract;
 use crate::telemetry::shutdown::Shutdown;
 
 /// Changes of one object within this time make one reconcile.
@@ -50,10 +49,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let mut served_now = discover(&client, &shutdown).await?;
     let changes = watch_crds(client.clone(), &shutdown);
-    let reporter = Reporter {
-        controller: contract::MANAGER.to_owned(),
-        instance: Some(instance),
-    };
+    let recorder = Arc::new(Recorder::new(client.clone(), instance));
     while !shutdown.begun() {
         tracing::info!(served = ?served_now, "watching");
         let context = Arc::new(Context {
@@ -61,7 +57,7 @@ pub async fn run(
             settings: settings.clone(),
             served: served_now,
             metrics: metrics.clone(),
-            recorder: Recorder::new(client.clone(), reporter.clone()),
+            recorder: Arc::clone(&recorder),
             failures: Mutex::new(HashMap::new()),
         });
         let stop = CancellationToken::new();

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args};
 use prometheus_client::registry::Registry;
 
@@ -33,7 +34,7 @@ pub(super) struct RunArgs {
     #[arg(long, default_value = ":8081")]
     health_probe_bind_address: String,
     /// Act only while holding the Lease, so that several replicas can run.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = switch(), action = ArgAction::Set)]
     pub(super) leader_elect: bool,
     /// Namespace of the Lease; the pod's own when absent.
     #[arg(long, env = "POD_NAMESPACE")]
@@ -42,13 +43,18 @@ pub(super) struct RunArgs {
     unused: UnusedArgs,
 }
 
+/// A switch as Go's flags have it: bare, or with `=true`, `=false`, `=1`, `=F`, …
+fn switch() -> BoolishValueParser {
+    BoolishValueParser::new()
+}
+
 /// Flags of the Go operator that have nothing to act on here; accepted, and named in
 /// the log when given.
 #[derive(Clone, Debug, Args)]
 struct UnusedArgs {
-    #[arg(long, short = 't', hide = true, action = ArgAction::SetTrue)]
-    toggle: bool,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, short = 't', hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch())]
+    toggle: Option<bool>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch())]
     metrics_secure: Option<bool>,
     #[arg(long, hide = true)]
     metrics_cert_path: Option<String>,
@@ -62,7 +68,7 @@ struct UnusedArgs {
     webhook_cert_name: Option<String>,
     #[arg(long, hide = true)]
     webhook_cert_key: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch())]
     enable_http2: Option<bool>,
     #[arg(long, hide = true)]
     defaults_yaml_path: Option<String>,
@@ -71,7 +77,7 @@ struct UnusedArgs {
 impl UnusedArgs {
     fn given(&self) -> Vec<&'static str> {
         [
-            ("--toggle", self.toggle),
+            ("--toggle", self.toggle == Some(true)),
             ("--metrics-secure", self.metrics_secure.is_some()),
             ("--metrics-cert-path", self.metrics_cert_path.is_some()),
             ("--metrics-cert-name", self.metrics_cert_name.is_some()),
@@ -157,11 +163,23 @@ async fn serve(args: &RunArgs) -> anyhow::Result<()> {
     let result = match candidate {
         None => controller.await,
         Some(mut candidate) => {
-            let keep = shutdown.clone();
-            shutdown.spawn("leader election", async move {
-                Ok(candidate.keep(&keep).await?)
-            });
-            controller.await
+            let ended = tokio::select! {
+                biased;
+                lost = candidate.keep() => Err(lost),
+                result = controller => Ok(result),
+            };
+            match ended {
+                Ok(result) => {
+                    candidate.step_down().await;
+                    result
+                }
+                // Not a word more to the API server: somebody else acts now. Dropping the
+                // controller has stopped its reconciles; the process ends with an error.
+                Err(lost) => {
+                    metrics.leader.set(0);
+                    return Err(lost.into());
+                }
+            }
         }
     };
     metrics.leader.set(0);
@@ -213,4 +231,37 @@ fn identity() -> String {
         .or_else(|_| std::env::var("HOSTNAME"))
         .unwrap_or_else(|_| contract::MANAGER.to_owned());
     format!("{pod}_{}", std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    #[test]
+    fn switches_may_say_true_or_false_as_gos_may() {
+        let parse = |words: &[&str]| {
+            let words = ["run"].iter().chain(words);
+            Line::try_parse_from(words).unwrap().run
+        };
+        for (word, on) in [
+            ("--toggle", Some(true)),
+            ("-t", Some(true)),
+            ("--toggle=true", Some(true)),
+            ("--toggle=false", Some(false)),
+            ("-t=true", Some(true)),
+            ("--leader-elect", None),
+        ] {
+            assert_eq!(parse(&[word]).unused.toggle, on, "{word}");
+        }
+        assert!(parse(&["--leader-elect=1"]).leader_elect);
+        assert!(!parse(&["--leader-elect=False"]).leader_elect);
+        assert!(parse(&["--toggle=false"]).unused.given().is_empty());
+    }
 }

@@ -16,6 +16,9 @@ use crate::operator::decode;
 use crate::operator::resolved::BaseConfig;
 use crate::operator::template::Renderer;
 
+/// How errors name the ModelService where it is the source.
+pub(super) const MODEL_SERVICE: &str = "ModelService";
+
 /// Keys of a container; at the top of a `*Deployment` value they mean the main container.
 const CONTAINER_KEYS: &[&str] = &[
     "args",
@@ -67,7 +70,11 @@ const POD_KEYS: &[&str] = &[
 /// A base config, read.
 #[derive(Default)]
 pub(super) struct Base {
+    /// `ConfigMap namespace/name`; empty without one.
+    pub(super) source: String,
     pub(super) config_maps: Vec<ConfigMap>,
+    /// Their rendered text, to find lines in.
+    pub(super) config_maps_text: String,
     pub(super) decode: Option<BaseDeployment>,
     pub(super) prefill: Option<BaseDeployment>,
     pub(super) epp: Option<BaseDeployment>,
@@ -79,10 +86,12 @@ pub(super) struct Base {
     pub(super) route: Option<HTTPRoute>,
 }
 
-/// A Deployment, and whether it was written in shorthand.
+/// A Deployment, whether it was written in shorthand, and the text it was read from.
 #[derive(Clone)]
 pub(super) struct BaseDeployment {
     pub(super) object: Deployment,
+    /// The rendered value, to find lines in.
+    pub(super) text: String,
     pub(super) shorthand: bool,
 }
 
@@ -133,7 +142,7 @@ fn render_container(
         *arg = renderer
             .render(&key, arg)
             .map_err(|error| Error::Template {
-                source_object: "ModelService".to_owned(),
+                source_object: MODEL_SERVICE.to_owned(),
                 error,
             })?;
     }
@@ -159,8 +168,11 @@ pub(super) fn read(
         renderer,
         warnings,
     };
+    let (config_maps, config_maps_text) = reader.config_maps()?;
     Ok(Base {
-        config_maps: reader.config_maps()?,
+        source: reader.source.clone(),
+        config_maps,
+        config_maps_text,
         decode: reader.deployment("decodeDeployment", contract::CONTAINER_ENGINE)?,
         decode_service: reader.typed("decodeService")?,
         epp: reader.deployment("eppDeployment", contract::CONTAINER_EPP)?,
@@ -264,13 +276,17 @@ impl Reader<'_> {
             ));
         }
         let object = self.fit(key, &text, value)?;
-        Ok(Some(BaseDeployment { object, shorthand }))
+        Ok(Some(BaseDeployment {
+            object,
+            text,
+            shorthand,
+        }))
     }
 
-    fn config_maps(&mut self) -> Result<Vec<ConfigMap>, Error> {
+    fn config_maps(&mut self) -> Result<(Vec<ConfigMap>, String), Error> {
         const KEY: &str = "configMaps";
         let Some((text, value)) = self.value(KEY)? else {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), String::new()));
         };
         let Value::Array(items) = value else {
             return Err(self.wrong(decode::Error::Field {
@@ -280,10 +296,11 @@ impl Reader<'_> {
                 message: "a list of ConfigMaps is wanted".to_owned(),
             }));
         };
-        items
+        let maps = items
             .into_iter()
             .map(|item| self.fit(KEY, &text, item))
-            .collect()
+            .collect::<Result<_, _>>()?;
+        Ok((maps, text))
     }
 
     fn pool(&mut self) -> Result<Option<BasePool>, Error> {

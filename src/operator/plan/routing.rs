@@ -227,6 +227,9 @@ pub(super) fn route(
             "the cluster does not serve gateway.networking.k8s.io/v1: no HTTPRoute is made"
                 .to_owned(),
         );
+        if routing.extension == RoutingExtension::EnvoyFilter {
+            routing.extension = RoutingExtension::None;
+        }
         return (None, None);
     }
     let mut route = context
@@ -243,26 +246,13 @@ pub(super) fn route(
         .rules
         .as_ref()
         .is_some_and(|rules| !rules.is_empty());
-    let mut decode_port = i32::from(contract::PORT_SERVING);
     if !has_rules && !context.resolved.route_rules_foreign {
-        let backend =
-            if by_service || routing.pool_version.is_none() || epp.is_none() {
-                decode.map(|decode| {
-                let service = decode.service.get_or_insert_with(|| needed_decode_service(context));
-                decode_port = first_port(service).unwrap_or(decode_port);
-                json!({"name": names::service(&context.name, Role::Decode), "port": decode_port})
-            })
-            } else {
-                let group = match routing.pool_version {
-                    Some(PoolVersion::V1Alpha2) => "inference.networking.x-k8s.io",
-                    _ => "inference.networking.k8s.io",
-                };
-                Some(json!({
-                    "group": group,
-                    "kind": "InferencePool",
-                    "name": names::inference_pool(&context.name),
-                }))
-            };
+        let to_service = by_service || routing.pool_version.is_none() || epp.is_none();
+        let backend = if to_service {
+            decode.map(|decode| service_backend(context, decode))
+        } else {
+            Some(pool_backend(context, routing.pool_version))
+        };
         route.spec.rules = backend.map(|backend| vec![rule(&backend)]);
         if route.spec.rules.is_none() {
             warnings.push(
@@ -270,21 +260,101 @@ pub(super) fn route(
             );
         }
     }
-    let envoy_filter = (by_service && epp.is_some()).then(|| {
-        let rules = route.spec.rules.as_ref().map_or(1, Vec::len).max(1);
-        let namespace = context.namespace.as_deref().unwrap_or("default");
-        let route_name = names::http_route(&context.name);
-        EnvoyFilterPlan {
-            gateways: own_gateways(context),
-            route_names: (0..rules)
-                .map(|index| format!("{namespace}.{route_name}.{index}"))
-                .collect(),
-            epp_host: context.host(&names::epp_service(&context.name)),
-            decode_host: context.host(&names::service(&context.name, Role::Decode)),
-            decode_port,
-        }
-    });
+    let envoy_filter = if by_service && epp.is_some() {
+        // What the live route says when its rules are somebody else's.
+        let live = &context.resolved.route_rules;
+        let rules = route.spec.rules.as_deref().unwrap_or(live);
+        envoy_filter(context, rules, warnings)
+    } else {
+        None
+    };
+    if envoy_filter.is_none() && by_service {
+        // The EPP must not wait for a filter that does not exist.
+        routing.extension = RoutingExtension::None;
+    }
     (Some(route), envoy_filter)
+}
+
+/// The EnvoyFilter for the rules that lead to the decode Service; `None` where none does.
+fn envoy_filter(
+    context: &Context<'_>,
+    rules: &[Value],
+    warnings: &mut Vec<String>,
+) -> Option<EnvoyFilterPlan> {
+    let namespace = context.namespace.as_deref().unwrap_or("default");
+    let route_name = names::http_route(&context.name);
+    let service = names::service(&context.name, Role::Decode);
+    let (mut route_names, mut decode_ports) = (Vec::new(), Vec::new());
+    for (index, rule) in rules.iter().enumerate() {
+        let ports = ports_to(rule, &service, namespace);
+        if ports.is_empty() {
+            continue;
+        }
+        // How Istio names the route of a rule: by the rule's own name where it has one.
+        let name = match rule["name"].as_str().filter(|name| !name.is_empty()) {
+            Some(name) => name.to_owned(),
+            None => format!("{namespace}.{route_name}.{index}"),
+        };
+        route_names.push(name);
+        for port in ports {
+            if !decode_ports.contains(&port) {
+                decode_ports.push(port);
+            }
+        }
+    }
+    if route_names.is_empty() {
+        warnings.push(format!(
+            "no rule of the HTTPRoute leads to Service {service}: no EnvoyFilter is made and the gateway does not ask the EPP"
+        ));
+        return None;
+    }
+    Some(EnvoyFilterPlan {
+        gateways: own_gateways(context),
+        route_names,
+        epp_host: context.host(&names::epp_service(&context.name)),
+        decode_host: context.host(&service),
+        decode_ports,
+    })
+}
+
+/// Ports of a Service that a rule sends requests to.
+fn ports_to(rule: &Value, service: &str, namespace: &str) -> Vec<i32> {
+    let backends = rule["backendRefs"].as_array();
+    backends
+        .into_iter()
+        .flatten()
+        .filter(|backend| {
+            let is = |field: &str, default: &str, wanted: &str| {
+                backend[field].as_str().unwrap_or(default) == wanted
+            };
+            is("kind", "Service", "Service")
+                && is("group", "", "")
+                && is("namespace", namespace, namespace)
+                && is("name", "", service)
+        })
+        .filter_map(|backend| backend["port"].as_i64()?.try_into().ok())
+        .collect()
+}
+
+/// The decode Service, made where the base brings none, at its first port.
+fn service_backend(context: &Context<'_>, decode: &mut Workload) -> Value {
+    let service = decode
+        .service
+        .get_or_insert_with(|| needed_decode_service(context));
+    let port = first_port(service).unwrap_or(i32::from(contract::PORT_SERVING));
+    json!({"name": names::service(&context.name, Role::Decode), "port": port})
+}
+
+fn pool_backend(context: &Context<'_>, version: Option<PoolVersion>) -> Value {
+    let group = match version {
+        Some(PoolVersion::V1Alpha2) => "inference.networking.x-k8s.io",
+        _ => "inference.networking.k8s.io",
+    };
+    json!({
+        "group": group,
+        "kind": "InferencePool",
+        "name": names::inference_pool(&context.name),
+    })
 }
 
 /// `/` to one backend, without a time limit: an answer may stream for minutes.

@@ -43,6 +43,7 @@ fn resolved() -> Resolved {
             foreign_service: false,
         },
         route_rules_foreign: false,
+        route_rules: Vec::new(),
     }
 }
 

@@ -1,5 +1,5 @@
 //! Base Deployments + ModelService sections -> the Deployments and Services of decode,
-//! prefill and EPP, and what Redis the EPP uses. PURE.
+//! prefill and EPP. PURE.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,12 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, PodSpec, Service};
 
 use super::base::BaseDeployment;
+use super::place::{Place, Sources};
 use super::routing::Routing;
-use super::{Context, Error, ExternalRedis, RedisPlan, Workload};
+use super::{Context, Error, Workload, checks, kv_events};
 use crate::contract;
 use crate::operator::names::{self, Role};
-use crate::operator::resolve::REDIS_PASSWORD_KEY;
-use crate::operator::{builtin, merge};
+use crate::operator::{builtin, decode, merge};
 use crate::scheduling::config::Settings as EppSettings;
 
 /// ConfigMaps of the base, named and in a namespace we may write to.
@@ -21,6 +21,13 @@ pub(super) fn config_maps(context: &Context<'_>) -> Result<Vec<ConfigMap>, Error
     for map in &mut maps {
         let refuse = |message: String, reason| Error::Merged {
             object: "configMaps",
+            place: Place::Base {
+                object: context.base.source.clone(),
+                key: "configMaps",
+                line: map.metadata.name.as_deref().and_then(|name| {
+                    decode::line_of_item(&context.base.config_maps_text, None, name)
+                }),
+            },
             message,
             reason,
         };
@@ -61,7 +68,7 @@ pub(super) fn config_maps(context: &Context<'_>) -> Result<Vec<ConfigMap>, Error
 pub(super) fn role(
     context: &Context<'_>,
     role: Role,
-    kv_events: bool,
+    scored: bool,
 ) -> Result<Option<Workload>, Error> {
     let (base, section, base_service) = match role {
         Role::Decode => (
@@ -78,7 +85,10 @@ pub(super) fn role(
     if base.is_none() && section.is_none() {
         return Ok(None);
     }
-    let key = key_of(role);
+    let sources = match role {
+        Role::Decode => Sources::decode(context),
+        Role::Prefill => Sources::prefill(context),
+    };
     let builtin = base
         .as_ref()
         .map_or(!context.base.is_old_form(), |base| base.shorthand);
@@ -115,17 +125,23 @@ pub(super) fn role(
     let pod = merge::pod_spec(&mut deployment);
     pod.service_account_name = Some(names::pd_service_account(&context.name));
     merge::model_volume(pod, &context.artifacts);
-    let main_lacks_image = pod
+    let images = sources.images(pod);
+    let lacks_image = pod
         .containers
         .iter()
         .any(|container| container.name == contract::CONTAINER_ENGINE && container.image.is_none());
-    if builtin || main_lacks_image || pod.containers.is_empty() {
+    if builtin || (base.is_none() && (lacks_image || pod.containers.is_empty())) {
         fill(context, role, pod);
+    } else if lacks_image {
+        // A Deployment written in full gets what it cannot run without, and no more.
+        builtin::main_container(pod, contract::CONTAINER_ENGINE).image =
+            Some(context.settings.vllm_image.clone());
     }
-    if kv_events || reports_cache_index(pod) {
-        add_kv_events(context, pod);
+    kv_events::publish(context, scored, pod);
+    let template = &deployment.spec.template;
+    if let Some(pod) = &template.spec {
+        checks::pod(context, &sources, template.metadata.as_ref(), pod)?;
     }
-    check_pod(context, key, pod)?;
     let service = match base_service {
         Some(service) => Some(service.clone()),
         None if builtin => Some(builtin::role_service()),
@@ -137,14 +153,8 @@ pub(super) fn role(
         deployment,
         service,
         keep_live_replicas,
+        images,
     }))
-}
-
-fn key_of(role: Role) -> &'static str {
-    match role {
-        Role::Decode => "decodeDeployment",
-        Role::Prefill => "prefillDeployment",
-    }
 }
 
 /// A prefill section without a base of its own runs what decode runs: image, args and env
@@ -233,47 +243,6 @@ fn connector_is_nixl(context: &Context<'_>) -> bool {
         .is_none_or(|connector| connector.starts_with("nixl"))
 }
 
-/// The article's own switch for the same wish.
-fn reports_cache_index(pod: &PodSpec) -> bool {
-    pod.containers
-        .iter()
-        .filter(|container| container.name == contract::CONTAINER_ENGINE)
-        .flat_map(|container| container.env.iter().flatten())
-        .any(|entry| {
-            entry.name == "VLLM_ENABLE_CACHE_INDEX_REPORTING"
-                && entry.value.as_deref() == Some("true")
-        })
-}
-
-/// Makes the engine publish what its KV cache holds, under a topic that says whose it is.
-fn add_kv_events(context: &Context<'_>, pod: &mut PodSpec) {
-    let engine = pod
-        .containers
-        .iter_mut()
-        .find(|container| container.name == contract::CONTAINER_ENGINE);
-    let Some(engine) = engine else { return };
-    if builtin::has_flag(engine, "--kv-events-config") {
-        return;
-    }
-    let topic = contract::kv_topic(
-        "$(POD_IP)",
-        contract::PORT_SERVING,
-        &context.ms.spec.routing.model_name,
-    );
-    let config = serde_json::json!({
-        "enable_kv_cache_events": true,
-        "publisher": "zmq",
-        "endpoint": format!("tcp://*:{}", contract::PORT_KV_EVENTS),
-        "replay_endpoint": format!("tcp://*:{}", contract::PORT_KV_REPLAY),
-        "topic": topic,
-    });
-    builtin::add_env(engine, [builtin::field_var("POD_IP", "status.podIP")]);
-    engine
-        .args
-        .get_or_insert_default()
-        .push(format!("--kv-events-config={config}"));
-}
-
 fn role_service(context: &Context<'_>, role: Role, mut service: Service) -> Service {
     service.metadata.name = Some(names::service(&context.name, role));
     service.metadata.namespace.clone_from(&context.namespace);
@@ -325,17 +294,15 @@ pub(super) fn epp(context: &Context<'_>, routing: &Routing) -> Result<Option<Wor
     }
     let pod = merge::pod_spec(&mut deployment);
     pod.service_account_name = Some(names::epp_service_account(&context.name));
+    let sources = Sources::epp(context);
+    let images = sources.images(pod);
     if builtin {
         builtin::fill_epp(pod, &context.settings.epp_image, epp_args(context, routing));
     }
-    if let Some(mode) = routing.managed_body_mode(builtin) {
-        let container = builtin::main_container(pod, contract::CONTAINER_EPP);
-        builtin::add_env(
-            container,
-            [builtin::var(contract::ENV_MANAGED_BODY_MODE, mode)],
-        );
+    let template = &deployment.spec.template;
+    if let Some(pod) = &template.spec {
+        checks::pod(context, &sources, template.metadata.as_ref(), pod)?;
     }
-    check_pod(context, "eppDeployment", pod)?;
     let service = match &context.base.epp_service {
         Some(service) => Some(service.clone()),
         None if builtin => Some(builtin::epp_service()),
@@ -357,7 +324,20 @@ pub(super) fn epp(context: &Context<'_>, routing: &Routing) -> Result<Option<Wor
         deployment,
         service,
         keep_live_replicas: false,
+        images,
     }))
+}
+
+/// Tells the EPP which body mode the filter uses that asks it on our behalf.
+pub(super) fn tell_body_mode(context: &Context<'_>, routing: &Routing, epp: &mut Workload) {
+    let base = context.base.epp.as_ref();
+    let builtin = base.map_or(!context.base.is_old_form(), |base| base.shorthand);
+    if let Some(mode) = routing.managed_body_mode(builtin) {
+        let pod = merge::pod_spec(&mut epp.deployment);
+        let container = builtin::main_container(pod, contract::CONTAINER_EPP);
+        let entry = builtin::var(contract::ENV_MANAGED_BODY_MODE, mode);
+        builtin::add_env(container, [entry]);
+    }
 }
 
 fn epp_args(context: &Context<'_>, routing: &Routing) -> Vec<String> {
@@ -402,166 +382,23 @@ pub(super) fn epp_settings(
         .flat_map(|container| container.env.iter().flatten())
         .filter_map(|entry| Some((entry.name.clone(), entry.value.clone()?)))
         .collect();
-    let object = context.resolved.base.as_ref().map_or_else(
-        || "EPP".to_owned(),
-        |base| format!("ConfigMap {}/{}: eppDeployment", base.namespace, base.name),
-    );
+    let sources = Sources::epp(context);
+    let place = |name: &str| sources.env(contract::CONTAINER_EPP, name);
     match EppSettings::from_env(&env) {
         Ok((settings, notes)) => {
             // The Go EPP's own scorers are silent no-ops in a base of its own image.
-            warnings.extend(
-                notes
-                    .into_iter()
-                    .map(|note| format!("{object}, env {} {}", note.name, note.message)),
-            );
+            warnings.extend(notes.into_iter().map(|note| {
+                let place = place(&note.name);
+                let line = place.line_note();
+                format!("{place}, env {} {}{line}", note.name, note.message)
+            }));
             Ok(settings)
         }
-        Err(errors) => Err(Error::EppSettings { object, errors }),
-    }
-}
-
-/// Whether the EPP's Redis is ours to render, and the password it gets then.
-pub(super) fn redis(
-    context: &Context<'_>,
-    settings: Option<&EppSettings>,
-    epp: Option<&mut Workload>,
-    warnings: &mut Vec<String>,
-) -> (Option<RedisPlan>, Option<ExternalRedis>) {
-    let (Some(address), Some(epp)) = (settings.and_then(|s| s.redis_addr.clone()), epp) else {
-        return (None, None);
-    };
-    let pod = merge::pod_spec(&mut epp.deployment);
-    let container = builtin::main_container(pod, contract::CONTAINER_EPP);
-    match own_redis_port(context, &address) {
-        Some(port) if !context.resolved.redis.foreign_service => {
-            builtin::add_env(
-                container,
-                [builtin::secret_var(
-                    contract::ENV_REDIS_PASSWORD,
-                    contract::REDIS_NAME,
-                    REDIS_PASSWORD_KEY,
-                )],
-            );
-            let password = context.resolved.redis.password.clone().unwrap_or_default();
-            (
-                Some(RedisPlan {
-                    port,
-                    password,
-                    image: context.settings.redis_image.clone(),
-                }),
-                None,
-            )
-        }
-        own => {
-            if own.is_some() {
-                warnings.push(format!(
-                    "Service {} exists and is not ours: Redis is taken as external",
-                    contract::REDIS_NAME
-                ));
-            }
-            let password = container.env.iter().flatten().find_map(|entry| {
-                let from = entry.value_from.as_ref()?.secret_key_ref.as_ref()?;
-                (entry.name == contract::ENV_REDIS_PASSWORD)
-                    .then(|| (from.name.clone(), from.key.clone()))
-            });
-            (
-                None,
-                Some(ExternalRedis {
-                    env: contract::ENV_REDIS_ADDR,
-                    address,
-                    password,
-                }),
-            )
-        }
-    }
-}
-
-/// The port, when the address is the Redis of this namespace that we render.
-fn own_redis_port(context: &Context<'_>, address: &str) -> Option<u16> {
-    let bare = address.strip_prefix("redis://").unwrap_or(address);
-    let (host, port) = match bare.rsplit_once(':') {
-        Some((host, port)) => (host, port.parse().ok()?),
-        None => (bare, contract::PORT_REDIS),
-    };
-    let namespace = context.namespace.as_deref()?;
-    let rest = host.strip_prefix(contract::REDIS_NAME)?;
-    let ours = [
-        String::new(),
-        format!(".{namespace}"),
-        format!(".{namespace}.svc"),
-        format!(".{namespace}.svc.cluster.local"),
-    ];
-    ours.contains(&rest.trim_end_matches('.').to_owned())
-        .then_some(port)
-}
-
-/// What the API server would refuse, and what the administrator does not allow.
-fn check_pod(context: &Context<'_>, object: &'static str, pod: &PodSpec) -> Result<(), Error> {
-    let invalid = |message: String| Error::Merged {
-        object,
-        message,
-        reason: "BaseConfigInvalid",
-    };
-    if pod.containers.is_empty() {
-        return Err(invalid("has no containers".to_owned()));
-    }
-    for container in pod
-        .containers
-        .iter()
-        .chain(pod.init_containers.iter().flatten())
-    {
-        if container.image.as_ref().is_none_or(String::is_empty) {
-            return Err(invalid(format!(
-                "container {:?} has no image",
-                container.name
-            )));
-        }
-    }
-    if context.settings.allow_privileged_templates {
-        return Ok(());
-    }
-    let refused = privileged(pod);
-    match refused {
-        None => Ok(()),
-        Some(what) => Err(Error::Merged {
-            object,
-            message: format!(
-                "asks for {what}; the operator allows that only with --allow-privileged-templates"
-            ),
-            reason: "PrivilegedNotAllowed",
+        Err(errors) => Err(Error::EppSettings {
+            errors: errors
+                .into_iter()
+                .map(|error| (place(&error.name), error))
+                .collect(),
         }),
     }
-}
-
-fn privileged(pod: &PodSpec) -> Option<String> {
-    for (asked, what) in [
-        (pod.host_network, "hostNetwork"),
-        (pod.host_pid, "hostPID"),
-        (pod.host_ipc, "hostIPC"),
-    ] {
-        if asked == Some(true) {
-            return Some(what.to_owned());
-        }
-    }
-    let host_path = pod
-        .volumes
-        .iter()
-        .flatten()
-        .find(|volume| volume.host_path.is_some());
-    if let Some(volume) = host_path {
-        return Some(format!("the hostPath volume {:?}", volume.name));
-    }
-    let containers = pod
-        .containers
-        .iter()
-        .chain(pod.init_containers.iter().flatten());
-    containers
-        .filter(|c| {
-            c.security_context
-                .as_ref()
-                .and_then(|context| context.privileged)
-                == Some(true)
-        })
-        .map(|container| format!("the privileged container {:?}", container.name))
-        .next()
 }

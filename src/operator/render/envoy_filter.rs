@@ -30,7 +30,12 @@ pub(super) fn envoy_filter(plan: &Plan, filter: &EnvoyFilterPlan) -> Object {
             .iter()
             .map(|route| switch_on(&filter_name, route)),
     );
-    patches.push(obey_header(filter));
+    patches.extend(
+        filter
+            .decode_ports
+            .iter()
+            .map(|port| obey_header(filter, *port)),
+    );
     let spec = EnvoyFilterSpec {
         target_refs: filter
             .gateways
@@ -112,7 +117,7 @@ fn switch_on(filter_name: &str, route: &str) -> ConfigPatch {
 }
 
 /// Lets the EPP's header choose the host of the decode cluster.
-fn obey_header(filter: &EnvoyFilterPlan) -> ConfigPatch {
+fn obey_header(filter: &EnvoyFilterPlan, port: i32) -> ConfigPatch {
     let policy = |name: &str, message: &str, rest: Value| {
         let mut config = json!({
             "@type": format!("type.googleapis.com/envoy.extensions.load_balancing_policies.{message}"),
@@ -138,7 +143,7 @@ fn obey_header(filter: &EnvoyFilterPlan) -> ConfigPatch {
         "CLUSTER",
         json!({
             "context": "GATEWAY",
-            "cluster": {"name": format!("outbound|{}||{}", filter.decode_port, filter.decode_host)},
+            "cluster": {"name": format!("outbound|{port}||{}", filter.decode_host)},
         }),
         "MERGE",
         json!({"load_balancing_policy": {"policies": [override_host]}}),

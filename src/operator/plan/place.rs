@@ -1,0 +1,222 @@
+//! A merged field -> where its author wrote it: object, key and line of the base config, or
+//! the field of the ModelService. PURE. For messages only, never for a decision.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use k8s_openapi::api::core::v1::PodSpec;
+
+use super::Context;
+use super::base::BaseDeployment;
+use crate::api::modelservice::ContainerSpec;
+use crate::operator::decode;
+
+/// Where somebody wrote something.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// In the base config.
+    Base {
+        /// `ConfigMap namespace/name`.
+        object: String,
+        /// Key of the ConfigMap, such as `eppDeployment`.
+        key: &'static str,
+        /// Line in the rendered value, from 1, where it could be found.
+        line: Option<u64>,
+    },
+    /// In the ModelService.
+    Spec {
+        /// Path of the field, such as `spec.decode.containers[vllm]`.
+        field: String,
+    },
+    /// Nobody wrote it: the operator's own default.
+    Operator,
+}
+
+impl Place {
+    /// True when an edit of the base config is what helps.
+    pub fn is_base(&self) -> bool {
+        matches!(self, Self::Base { .. })
+    }
+
+    /// ` (line 3)`, or nothing.
+    pub fn line_note(&self) -> String {
+        match self {
+            Self::Base {
+                line: Some(line), ..
+            } => format!(" (line {line})"),
+            _ => String::new(),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Base { object, key, .. } => write!(f, "{object}: {key}"),
+            Self::Spec { field } => write!(f, "ModelService: {field}"),
+            Self::Operator => write!(f, "the operator's own base"),
+        }
+    }
+}
+
+/// One Deployment's two sources.
+#[derive(Clone, Copy)]
+pub(super) struct Sources<'a> {
+    object: &'a str,
+    /// Key of the base config, which is also how the child is called.
+    key: &'static str,
+    base: Option<&'a BaseDeployment>,
+    /// `spec.decode`, `spec.prefill` or `spec.endpointPicker`.
+    section: &'static str,
+    containers: &'a [ContainerSpec],
+    init_containers: &'a [ContainerSpec],
+}
+
+impl<'a> Sources<'a> {
+    pub(super) fn decode(context: &'a Context<'_>) -> Self {
+        let spec = context.ms.spec.decode.as_ref();
+        Self {
+            object: &context.base.source,
+            key: "decodeDeployment",
+            base: context.base.decode.as_ref(),
+            section: "spec.decode",
+            containers: spec.map_or(&[], |spec| &spec.containers),
+            init_containers: spec.map_or(&[], |spec| &spec.init_containers),
+        }
+    }
+
+    pub(super) fn prefill(context: &'a Context<'_>) -> Self {
+        let spec = context.ms.spec.prefill.as_ref();
+        Self {
+            key: "prefillDeployment",
+            base: context.base.prefill.as_ref(),
+            section: "spec.prefill",
+            containers: spec.map_or(&[], |spec| &spec.containers),
+            init_containers: spec.map_or(&[], |spec| &spec.init_containers),
+            ..Self::decode(context)
+        }
+    }
+
+    pub(super) fn epp(context: &'a Context<'_>) -> Self {
+        let spec = context.ms.spec.endpoint_picker.as_ref();
+        Self {
+            key: "eppDeployment",
+            base: context.base.epp.as_ref(),
+            section: "spec.endpointPicker",
+            containers: spec.map_or(&[], |spec| &spec.containers),
+            init_containers: spec.map_or(&[], |spec| &spec.init_containers),
+            ..Self::decode(context)
+        }
+    }
+
+    /// Key of the base config, which is also how the child is called.
+    pub(super) fn key(&self) -> &'static str {
+        self.key
+    }
+
+    /// The Deployment as a whole.
+    pub(super) fn whole(&self) -> Place {
+        match self.base {
+            Some(_) => self.in_base(None),
+            None if self.containers.is_empty() => Place::Operator,
+            None => Place::Spec {
+                field: self.section.to_owned(),
+            },
+        }
+    }
+
+    /// An env entry of a container: the ModelService's entry replaces the base's.
+    pub(super) fn env(&self, container: &str, name: &str) -> Place {
+        let spec = self.specs(container).find(|(_, spec)| {
+            let mut entries = spec.env.iter().flatten();
+            entries.any(|entry| entry.name == name)
+        });
+        if let Some((field, _)) = spec {
+            return Place::Spec {
+                field: format!("{field}.env[{name}]"),
+            };
+        }
+        match self.base {
+            Some(base) => self.in_base(decode::line_of_item(&base.text, Some(container), name)),
+            None => Place::Operator,
+        }
+    }
+
+    /// A container.
+    pub(super) fn container(&self, name: &str) -> Place {
+        let line = self
+            .base
+            .and_then(|base| decode::line_of_item(&base.text, None, name));
+        match (line, self.specs(name).next()) {
+            (None, Some((field, _))) => Place::Spec { field },
+            _ if self.base.is_some() => self.in_base(line),
+            _ => Place::Operator,
+        }
+    }
+
+    /// A field that only a base config can hold, of a container or of the pod.
+    pub(super) fn field(&self, container: Option<&str>, field: &str) -> Place {
+        match self.base {
+            Some(base) => self.in_base(decode::line_of_field(&base.text, container, field)),
+            None => Place::Operator,
+        }
+    }
+
+    /// Per container with an image: where the image was written.
+    pub(super) fn images(&self, pod: &PodSpec) -> BTreeMap<String, Place> {
+        let containers = pod
+            .containers
+            .iter()
+            .chain(pod.init_containers.iter().flatten());
+        containers
+            .map(|container| (container.name.clone(), self.image(&container.name)))
+            .collect()
+    }
+
+    fn image(&self, container: &str) -> Place {
+        let says = |image: Option<&String>| image.is_some_and(|image| !image.is_empty());
+        if let Some((field, _)) = self
+            .specs(container)
+            .find(|(_, spec)| says(spec.image.as_ref()))
+        {
+            return Place::Spec {
+                field: format!("{field}.image"),
+            };
+        }
+        let in_base = self.base.filter(|base| {
+            let pod = base.object.spec.template.spec.as_ref();
+            pod.is_some_and(|pod| {
+                pod.containers
+                    .iter()
+                    .chain(pod.init_containers.iter().flatten())
+                    .any(|c| c.name == container && says(c.image.as_ref()))
+            })
+        });
+        match in_base {
+            Some(base) => self.in_base(decode::line_of_field(&base.text, Some(container), "image")),
+            None => Place::Operator,
+        }
+    }
+
+    /// The ModelService's own words about a container; of duplicates the last counts.
+    fn specs(&self, name: &str) -> impl Iterator<Item = (String, &'a ContainerSpec)> {
+        let (section, name) = (self.section, name.to_owned());
+        [
+            ("containers", self.containers),
+            ("initContainers", self.init_containers),
+        ]
+        .into_iter()
+        .filter_map(move |(list, specs)| {
+            let spec = specs.iter().rev().find(|spec| spec.name == name)?;
+            Some((format!("{section}.{list}[{name}]"), spec))
+        })
+    }
+
+    fn in_base(&self, line: Option<u64>) -> Place {
+        Place::Base {
+            object: self.object.to_owned(),
+            key: self.key,
+            line,
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The address the EPP is given -> the Redis to render, or the one somebody else runs. PURE.
+
+use std::fmt;
+
+use super::place::{Place, Sources};
+use super::{Context, Error, Workload};
+use crate::contract;
+use crate::operator::resolve::REDIS_PASSWORD_KEY;
+use crate::operator::{builtin, merge};
+
+/// The Redis to render.
+#[derive(Clone)]
+pub struct RedisPlan {
+    /// Port of its Service.
+    pub port: u16,
+    /// Password; empty offline.
+    pub password: String,
+    /// Image.
+    pub image: String,
+}
+
+impl fmt::Debug for RedisPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisPlan")
+            .field("port", &self.port)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A Redis that is somebody else's.
+#[derive(Clone, PartialEq)]
+pub struct ExternalRedis {
+    /// The variable that names it.
+    pub env: &'static str,
+    /// Where that variable was written.
+    pub place: Place,
+    /// Its address as the user wrote it: it may hold a password, so it is shown only by
+    /// [`redacted`].
+    pub address: String,
+    /// Secret and key of its password.
+    pub password: Option<(String, String)>,
+}
+
+impl fmt::Debug for ExternalRedis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExternalRedis")
+            .field("env", &self.env)
+            .field("address", &redacted(&self.address))
+            .finish_non_exhaustive()
+    }
+}
+
+/// An address without the user and password it may hold.
+pub fn redacted(address: &str) -> String {
+    let (scheme, rest) = match address.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme), rest),
+        None => (None, address),
+    };
+    // The last `@`: a password may hold one, a host may not.
+    let rest = match rest.rsplit_once('@') {
+        Some((_, host)) => format!("***@{host}"),
+        None => rest.to_owned(),
+    };
+    match scheme {
+        Some(scheme) => format!("{scheme}://{rest}"),
+        None => rest,
+    }
+}
+
+/// Whether the EPP's Redis is ours to render, and the password it gets then.
+pub(super) fn decide(
+    context: &Context<'_>,
+    address: Option<String>,
+    epp: Option<&mut Workload>,
+    warnings: &mut Vec<String>,
+) -> Result<(Option<RedisPlan>, Option<ExternalRedis>), Error> {
+    let (Some(address), Some(epp)) = (address, epp) else {
+        return Ok((None, None));
+    };
+    let place = Sources::epp(context).env(contract::CONTAINER_EPP, contract::ENV_REDIS_ADDR);
+    let pod = merge::pod_spec(&mut epp.deployment);
+    let container = builtin::main_container(pod, contract::CONTAINER_EPP);
+    let ours = names_our_redis(context, &address);
+    if ours && !context.resolved.redis.foreign_service {
+        check_our_address(context, &place, &address)?;
+        builtin::add_env(
+            container,
+            [builtin::secret_var(
+                contract::ENV_REDIS_PASSWORD,
+                contract::REDIS_NAME,
+                REDIS_PASSWORD_KEY,
+            )],
+        );
+        let rendered = RedisPlan {
+            port: contract::PORT_REDIS,
+            password: context.resolved.redis.password.clone().unwrap_or_default(),
+            image: context.settings.redis_image.clone(),
+        };
+        return Ok((Some(rendered), None));
+    }
+    if ours {
+        warnings.push(format!(
+            "Service {} exists and is not ours: Redis is taken as external",
+            contract::REDIS_NAME
+        ));
+    }
+    let password = container.env.iter().flatten().find_map(|entry| {
+        let from = entry.value_from.as_ref()?.secret_key_ref.as_ref()?;
+        (entry.name == contract::ENV_REDIS_PASSWORD).then(|| (from.name.clone(), from.key.clone()))
+    });
+    let external = ExternalRedis {
+        env: contract::ENV_REDIS_ADDR,
+        place,
+        address,
+        password,
+    };
+    Ok((None, Some(external)))
+}
+
+/// Host and port of an address, whatever else it holds.
+fn host_and_port(address: &str) -> (&str, Option<&str>) {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    let rest = rest.split(['/', '?']).next().unwrap_or_default();
+    match rest.rsplit_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (rest, None),
+    }
+}
+
+/// True when the address is the Redis of this namespace that we render.
+fn names_our_redis(context: &Context<'_>, address: &str) -> bool {
+    let Some(namespace) = context.namespace.as_deref() else {
+        return false;
+    };
+    let (host, _) = host_and_port(address);
+    let rest = host.strip_prefix(contract::REDIS_NAME);
+    rest.map(|rest| rest.trim_end_matches('.'))
+        .is_some_and(|rest| {
+            rest.is_empty()
+                || rest == format!(".{namespace}")
+                || rest == format!(".{namespace}.svc")
+                || rest == format!(".{namespace}.svc.cluster.local")
+        })
+}
+
+/// All ModelServices of a namespace share one Redis, so nobody may move its port, and it
+/// speaks no TLS.
+fn check_our_address(context: &Context<'_>, place: &Place, address: &str) -> Result<(), Error> {
+    let (_, port) = host_and_port(address);
+    let moved = port.is_some_and(|port| port != contract::PORT_REDIS.to_string());
+    let encrypted = address.starts_with("rediss://");
+    if !moved && !encrypted {
+        return Ok(());
+    }
+    let what = if encrypted {
+        "asks for TLS, which"
+    } else {
+        "names another port, which"
+    };
+    Err(Error::Merged {
+        object: "eppDeployment",
+        place: place.clone(),
+        message: format!(
+            "env {} {what} the Redis this operator renders does not have; write {}.{}.svc.cluster.local:{}, \
+             or another host for a Redis of your own",
+            contract::ENV_REDIS_ADDR,
+            contract::REDIS_NAME,
+            context.namespace.as_deref().unwrap_or_default(),
+            contract::PORT_REDIS,
+        ),
+        reason: "EPPSettingsInvalid",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_without_user_and_password() {
+        for (address, shown) in [
+            ("redis://:pw@host:1", "redis://***@host:1"),
+            ("rediss://me:p@w@host:1/0", "rediss://***@host:1/0"),
+            ("me:pw@host:1", "***@host:1"),
+            ("host:6379", "host:6379"),
+            ("redis://host", "redis://host"),
+        ] {
+            assert_eq!(redacted(address), shown);
+        }
+    }
+
+    #[test]
+    fn host_and_port_are_found_in_every_form() {
+        for (address, wanted) in [
+            ("host:1", ("host", Some("1"))),
+            ("redis://u:p@host:1/0?x", ("host", Some("1"))),
+            ("host", ("host", None)),
+        ] {
+            assert_eq!(host_and_port(address), wanted);
+        }
+    }
+}
