@@ -151,7 +151,8 @@ fn engine(answer: &Answer) -> Option<&http::HeaderValue> {
 async fn long_answers_count_until_they_end(cluster: &Running) -> Result<()> {
     let epp = pod(cluster, "llama-3-2-1b-epp", NS).await?;
     let in_flight = || cluster.pod_metric(NS, &epp, EPP_METRICS, "llm_d_epp_in_flight_requests");
-    let body = json!({"model": MODEL, "prompt": "a long story", "max_tokens": 3000, "stream": true});
+    let body =
+        json!({"model": MODEL, "prompt": "a long story", "max_tokens": 3000, "stream": true});
     let headers = [("content-type", "application/json")];
     let asked = rig::cluster::http(
         cluster.gateway,
@@ -161,10 +162,14 @@ async fn long_answers_count_until_they_end(cluster: &Running) -> Result<()> {
         body.to_string(),
     );
     let mut asked = std::pin::pin!(asked);
-    let seen = cluster.wait_for("the stream to be in flight", crate::support::LIMIT, || async {
-        let now = in_flight().await?;
-        Ok((now < 1.0).then(|| format!("{now} in flight")))
-    });
+    let seen = cluster.wait_for(
+        "the stream to be in flight",
+        crate::support::LIMIT,
+        || async {
+            let now = in_flight().await?;
+            Ok((now < 1.0).then(|| format!("{now} in flight")))
+        },
+    );
     tokio::select! {
         answer = &mut asked => anyhow::bail!("the answer ended before it was counted: {}", answer?.status),
         seen = seen => seen?,

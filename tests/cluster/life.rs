@@ -89,7 +89,10 @@ fn edits_roll_out_once_and_deletion_leaves_nothing() -> Result<()> {
                 let answer = cluster.chat(MODEL, "anyone?", false, &[]).await?;
                 // Envoy's own 503 has neither.
                 let refused = answer.status == 503
-                    && answer.headers.get("x-llm-d-request-dropped-reason").is_some_and(|reason| reason == "rejected-no-endpoints")
+                    && answer
+                        .headers
+                        .get("x-llm-d-request-dropped-reason")
+                        .is_some_and(|reason| reason == "rejected-no-endpoints")
                     && answer.text().contains("failed to find endpoint candidates");
                 Ok((!refused).then(|| format!("{} {}", answer.status, answer.text())))
             })

@@ -63,8 +63,10 @@ impl fmt::Display for Place {
 #[derive(Clone, Copy)]
 pub(super) struct Sources<'a> {
     object: &'a str,
-    /// Key of the base config, which is also how the child is called.
+    /// How the child is called, after the key of the base config it usually has.
     key: &'static str,
+    /// The key it was really made from.
+    base_key: &'static str,
     base: Option<&'a BaseDeployment>,
     /// `spec.decode`, `spec.prefill` or `spec.endpointPicker`.
     section: &'static str,
@@ -78,6 +80,7 @@ impl<'a> Sources<'a> {
         Self {
             object: &context.base.source,
             key: "decodeDeployment",
+            base_key: "decodeDeployment",
             base: context.base.decode.as_ref(),
             section: "spec.decode",
             containers: spec.map_or(&[], |spec| &spec.containers),
@@ -87,9 +90,17 @@ impl<'a> Sources<'a> {
 
     pub(super) fn prefill(context: &'a Context<'_>) -> Self {
         let spec = context.ms.spec.prefill.as_ref();
+        let own = context.base.prefill.as_ref();
+        // Without a base of its own the engine is what a shorthand decode base says.
+        let inherited = context.base.decode.as_ref().filter(|base| base.shorthand);
         Self {
             key: "prefillDeployment",
-            base: context.base.prefill.as_ref(),
+            base_key: if own.is_none() && inherited.is_some() {
+                "decodeDeployment"
+            } else {
+                "prefillDeployment"
+            },
+            base: own.or(inherited),
             section: "spec.prefill",
             containers: spec.map_or(&[], |spec| &spec.containers),
             init_containers: spec.map_or(&[], |spec| &spec.init_containers),
@@ -101,6 +112,7 @@ impl<'a> Sources<'a> {
         let spec = context.ms.spec.endpoint_picker.as_ref();
         Self {
             key: "eppDeployment",
+            base_key: "eppDeployment",
             base: context.base.epp.as_ref(),
             section: "spec.endpointPicker",
             containers: spec.map_or(&[], |spec| &spec.containers),
@@ -109,7 +121,7 @@ impl<'a> Sources<'a> {
         }
     }
 
-    /// Key of the base config, which is also how the child is called.
+    /// How the child is called, after the key of the base config it usually has.
     pub(super) fn key(&self) -> &'static str {
         self.key
     }
@@ -215,7 +227,7 @@ impl<'a> Sources<'a> {
     fn in_base(&self, line: Option<u64>) -> Place {
         Place::Base {
             object: self.object.to_owned(),
-            key: self.key,
+            key: self.base_key,
             line,
         }
     }

@@ -289,8 +289,7 @@ impl Running {
             .filter_map(|line| {
                 let rest = line.strip_prefix(name)?;
                 let (labels, value) = rest.rsplit_once(' ')?;
-                (labels.is_empty() || labels.starts_with('{'))
-                    .then(|| value.parse::<f64>().ok())?
+                (labels.is_empty() || labels.starts_with('{')).then(|| value.parse::<f64>().ok())?
             })
             .sum())
     }
