@@ -9,30 +9,38 @@
 //! (<https://pkg.go.dev/text/template>), and refuses at parse time, with key, line and
 //! column, whatever it does not know or must not do: anything random, timed or that reads
 //! the environment.
+//!
+//! Whoever may write a base config is not trusted with the operator's time, stack or
+//! memory: parsing and evaluation have one depth each, every value has a size, and all
+//! work is counted.
 #![deny(clippy::disallowed_methods)]
 
+mod budget;
 mod error;
 mod eval;
 mod format;
 mod functions;
 mod lex;
 mod parse;
+mod tree;
 mod value;
 
 pub use error::Error;
 pub use functions::Functions;
 pub use value::Value;
 
-use parse::Tree;
+use tree::Tree;
 
 /// Bounds of one rendering.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes of output.
     pub output_bytes: usize,
-    /// Nodes evaluated.
+    /// Nodes, commands and arguments evaluated, and turns of loops.
     pub steps: usize,
-    /// Nesting of templates and pipelines.
+    /// Bytes of all values made or copied, about. One value may have 1 MiB.
+    pub work_bytes: usize,
+    /// Nesting of blocks, parentheses and templates called, together.
     pub depth: usize,
 }
 
@@ -41,7 +49,8 @@ impl Default for Limits {
         Self {
             output_bytes: 1 << 20,
             steps: 200_000,
-            depth: 64,
+            work_bytes: 32 << 20,
+            depth: 100,
         }
     }
 }
@@ -86,6 +95,8 @@ impl Template {
     }
 }
 
+#[cfg(test)]
+mod bounds_tests;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// whitespace, nothing that quotes, nests, comments or expands there, no dash in front (it
 /// would be read as a flag). The same rule as [`is_pasted_safely`].
 const PASTED_TEXT: &str =
-    r##"^[^-\p{Z}\p{C}"'`{}\[\]()<>|&;$\\,#*!?%^][^\p{Z}\p{C}"'`{}\[\]()<>|&;$\\,#*!?%^]*$"##;
+    r#"^[^-\p{Z}\p{C}"'`{}\[\]()<>|&;$\\,#*!?%^][^\p{Z}\p{C}"'`{}\[\]()<>|&;$\\,#*!?%^]*$"#;
 
 /// True for a text that keeps its meaning, and everything around it, wherever a template
 /// pastes it: the rule of the CRD's pattern, for objects that never passed the CRD.

@@ -1,5 +1,8 @@
 //! What went wrong in a template, and where. PURE.
 
+/// Messages quote the template, which may be a megabyte; they end up in a status field.
+const MAX_MESSAGE_CHARS: usize = 500;
+
 /// An error with the place a person can go to.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{template} line {line} column {column}: {message}")]
@@ -41,7 +44,14 @@ impl Fault {
             template: template.to_owned(),
             line: before.matches('\n').count() as u32 + 1,
             column: before[line_start..].chars().count() as u32 + 1,
-            message: self.message,
+            message: shortened(self.message),
         }
+    }
+}
+
+fn shortened(message: String) -> String {
+    match message.char_indices().nth(MAX_MESSAGE_CHARS) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message,
     }
 }

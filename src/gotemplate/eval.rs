@@ -1,10 +1,11 @@
 //! Tree + data -> text, within bounds. PURE.
 
+use super::budget::Budget;
 use super::error::Fault;
 use super::format;
 use super::functions::Functions;
-use super::parse::{Command, Expr, Node, Pipe, Term, Tree};
-use super::{Limits, Value};
+use super::tree::{Command, Expr, Node, Pipe, Term, Tree};
+use super::{Limits, Value, value};
 
 /// Renders the tree.
 pub(super) fn render(
@@ -16,11 +17,9 @@ pub(super) fn render(
     let mut eval = Eval {
         tree,
         functions,
-        limits,
+        budget: Budget::new(limits),
         out: String::new(),
         variables: vec![(String::new(), data.clone())],
-        steps: 0,
-        depth: 0,
     };
     eval.nodes(&tree.root, data)?;
     Ok(eval.out)
@@ -29,11 +28,9 @@ pub(super) fn render(
 struct Eval<'a> {
     tree: &'a Tree,
     functions: &'a Functions,
-    limits: &'a Limits,
+    budget: Budget<'a>,
     out: String,
     variables: Vec<(String, Value)>,
-    steps: usize,
-    depth: usize,
 }
 
 /// Whether a loop goes on.
@@ -45,31 +42,15 @@ enum Flow {
 }
 
 impl Eval<'_> {
-    fn step(&mut self, offset: usize) -> Result<(), Fault> {
-        self.steps += 1;
-        if self.steps > self.limits.steps {
-            return Err(Fault::new(
-                offset,
-                format!("more than {} steps", self.limits.steps),
-            ));
-        }
-        Ok(())
-    }
-
     fn write(&mut self, text: &str, offset: usize) -> Result<(), Fault> {
-        if self.out.len() + text.len() > self.limits.output_bytes {
-            return Err(Fault::new(
-                offset,
-                format!("more than {} bytes of output", self.limits.output_bytes),
-            ));
-        }
+        self.budget.output(self.out.len() + text.len(), offset)?;
         self.out.push_str(text);
         Ok(())
     }
 
     fn nodes(&mut self, nodes: &[Node], dot: &Value) -> Result<Flow, Fault> {
         for node in nodes {
-            self.step(0)?;
+            self.budget.step(node.offset())?;
             let flow = self.node(node, dot)?;
             if flow != Flow::On {
                 return Ok(flow);
@@ -80,51 +61,59 @@ impl Eval<'_> {
 
     fn node(&mut self, node: &Node, dot: &Value) -> Result<Flow, Fault> {
         match node {
-            Node::Text(text) => self.write(text, 0)?,
+            Node::Text { text, offset } => self.write(text, *offset)?,
             Node::Action(pipe) => {
                 let value = self.pipe(pipe, dot)?;
                 if pipe.variables.is_empty() {
                     self.write(&format::action(&value), pipe.offset)?;
                 }
             }
+            Node::If { pipe, .. } | Node::With { pipe, .. } | Node::Range { pipe, .. } => {
+                self.budget.enter(pipe.offset)?;
+                let scope = self.variables.len();
+                let flow = self.block(node, dot)?;
+                self.variables.truncate(scope);
+                self.budget.leave();
+                return Ok(flow);
+            }
+            Node::Template { name, pipe, offset } => {
+                self.call_template(name, pipe.as_ref(), *offset, dot)?;
+            }
+            Node::Break(_) => return Ok(Flow::Break),
+            Node::Continue(_) => return Ok(Flow::Continue),
+        }
+        Ok(Flow::On)
+    }
+
+    fn block(&mut self, node: &Node, dot: &Value) -> Result<Flow, Fault> {
+        match node {
             Node::If {
                 pipe,
                 then,
                 otherwise,
             } => {
-                let scope = self.variables.len();
-                let value = self.pipe(pipe, dot)?;
-                let flow = self.nodes(if value.truth() { then } else { otherwise }, dot)?;
-                self.variables.truncate(scope);
-                return Ok(flow);
+                let taken = self.pipe(pipe, dot)?.truth();
+                self.nodes(if taken { then } else { otherwise }, dot)
             }
             Node::With {
                 pipe,
                 then,
                 otherwise,
             } => {
-                let scope = self.variables.len();
                 let value = self.pipe(pipe, dot)?;
-                let flow = if value.truth() {
-                    self.nodes(then, &value)?
+                if value.truth() {
+                    self.nodes(then, &value)
                 } else {
-                    self.nodes(otherwise, dot)?
-                };
-                self.variables.truncate(scope);
-                return Ok(flow);
+                    self.nodes(otherwise, dot)
+                }
             }
             Node::Range {
                 pipe,
                 body,
                 otherwise,
-            } => return self.range(pipe, body, otherwise, dot),
-            Node::Template { name, pipe, offset } => {
-                self.call_template(name, pipe.as_ref(), *offset, dot)?;
-            }
-            Node::Break => return Ok(Flow::Break),
-            Node::Continue => return Ok(Flow::Continue),
+            } => self.range(pipe, body, otherwise, dot),
+            _ => Ok(Flow::On),
         }
-        Ok(Flow::On)
     }
 
     fn range(
@@ -134,25 +123,22 @@ impl Eval<'_> {
         otherwise: &[Node],
         dot: &Value,
     ) -> Result<Flow, Fault> {
-        let scope = self.variables.len();
-        let over = self.commands(pipe, dot)?;
-        let items: Vec<(Value, Value)> = match over {
-            Value::List(items) => items
-                .into_iter()
-                .enumerate()
-                .map(|(index, item)| (Value::Int(index as i64), item))
-                .collect(),
-            Value::Map(fields) => fields
-                .into_iter()
-                .map(|(key, item)| (Value::String(key), item))
-                .collect(),
+        let mut items: Items = match self.commands(pipe, dot)? {
+            Value::List(items) => Box::new(
+                items
+                    .into_iter()
+                    .enumerate()
+                    .map(|(index, item)| (Value::Int(index as i64), item)),
+            ),
+            Value::Map(fields) => Box::new(
+                fields
+                    .into_iter()
+                    .map(|(key, item)| (Value::String(key), item)),
+            ),
             Value::Int(count) => {
-                let count = count.clamp(0, self.limits.steps as i64);
-                (0..count)
-                    .map(|index| (Value::Int(index), Value::Int(index)))
-                    .collect()
+                Box::new((0..count).map(|index| (Value::Int(index), Value::Int(index))))
             }
-            Value::Nil => Vec::new(),
+            Value::Nil => Box::new(std::iter::empty()),
             other => {
                 return Err(Fault::new(
                     pipe.offset,
@@ -160,18 +146,17 @@ impl Eval<'_> {
                 ));
             }
         };
-        if items.is_empty() {
-            let flow = self.nodes(otherwise, dot)?;
-            self.variables.truncate(scope);
-            return Ok(flow);
-        }
-        for (key, item) in items {
-            self.step(pipe.offset)?;
+        let Some(first) = items.next() else {
+            return self.nodes(otherwise, dot);
+        };
+        let scope = self.variables.len();
+        for (key, item) in std::iter::once(first).chain(items) {
+            self.budget.step(pipe.offset)?;
             match pipe.variables.as_slice() {
-                [name] => self.set(name, item.clone(), pipe.declares),
+                [name] => self.set(name, item.clone(), pipe)?,
                 [first, second] => {
-                    self.set(first, key, pipe.declares);
-                    self.set(second, item.clone(), pipe.declares);
+                    self.set(first, key, pipe)?;
+                    self.set(second, item.clone(), pipe)?;
                 }
                 _ => {}
             }
@@ -198,19 +183,18 @@ impl Eval<'_> {
             Some(pipe) => self.pipe(pipe, dot)?,
             None => Value::Nil,
         };
-        self.depth += 1;
-        if self.depth > self.limits.depth {
-            return Err(Fault::new(offset, "templates call each other too deeply"));
-        }
+        self.budget.enter(offset)?;
+        self.budget.charge(&data, offset)?;
         let variables = std::mem::replace(&mut self.variables, vec![(String::new(), data.clone())]);
         self.nodes(nodes, &data)?;
         self.variables = variables;
-        self.depth -= 1;
+        self.budget.leave();
         Ok(())
     }
 
-    fn set(&mut self, name: &str, value: Value, declares: bool) {
-        if !declares
+    fn set(&mut self, name: &str, value: Value, pipe: &Pipe) -> Result<(), Fault> {
+        self.budget.charge(&value, pipe.offset)?;
+        if !pipe.declares
             && let Some(existing) = self
                 .variables
                 .iter_mut()
@@ -218,15 +202,16 @@ impl Eval<'_> {
                 .find(|(other, _)| other == name)
         {
             existing.1 = value;
-            return;
+            return Ok(());
         }
         self.variables.push((name.to_owned(), value));
+        Ok(())
     }
 
     fn pipe(&mut self, pipe: &Pipe, dot: &Value) -> Result<Value, Fault> {
         let value = self.commands(pipe, dot)?;
         for name in &pipe.variables {
-            self.set(name, value.clone(), pipe.declares);
+            self.set(name, value.clone(), pipe)?;
         }
         Ok(value)
     }
@@ -234,7 +219,7 @@ impl Eval<'_> {
     fn commands(&mut self, pipe: &Pipe, dot: &Value) -> Result<Value, Fault> {
         let mut last = None;
         for command in &pipe.commands {
-            self.step(command.offset)?;
+            self.budget.step(command.offset)?;
             last = Some(self.command(command, dot, last)?);
         }
         Ok(last.unwrap_or_default())
@@ -276,14 +261,34 @@ impl Eval<'_> {
         if name == "and" || name == "or" {
             return self.short_circuit(name == "and", words, dot, piped, offset);
         }
-        let mut args = Vec::with_capacity(words.len() + 1);
+        // Together no larger than one value may be, so that no function makes much of them.
+        let mut args = Vec::new();
+        let mut bytes = 0;
+        let mut add = |value: Value, offset| {
+            bytes += value
+                .weigh()
+                .map_err(|message| Fault::new(offset, message))?;
+            args.push(value);
+            if bytes > value::MAX_BYTES {
+                return Err(Fault::new(
+                    offset,
+                    format!("{name}: {}", value::too_large()),
+                ));
+            }
+            Ok(())
+        };
         for word in words {
-            args.push(self.expression(word, dot)?);
+            add(self.expression(word, dot)?, word.offset)?;
         }
-        args.extend(piped);
-        self.functions
+        if let Some(piped) = piped {
+            add(piped, offset)?;
+        }
+        let result = self
+            .functions
             .call(name, &args)
-            .map_err(|message| Fault::new(offset, format!("{name}: {message}")))
+            .map_err(|message| Fault::new(offset, format!("{name}: {message}")))?;
+        self.budget.charge(&result, offset)?;
+        Ok(result)
     }
 
     /// `and` and `or` stop at the first value that decides, as Go does.
@@ -309,55 +314,69 @@ impl Eval<'_> {
     }
 
     fn expression(&mut self, expr: &Expr, dot: &Value) -> Result<Value, Fault> {
-        self.step(expr.offset)?;
+        self.budget.step(expr.offset)?;
         let value = match &expr.term {
-            Term::Dot => return chain(dot, &expr.fields, expr.offset),
+            Term::Dot => return self.copy(dot, expr),
             Term::Nil => Value::Nil,
             Term::Bool(flag) => Value::Bool(*flag),
             Term::Int(number) => Value::Int(*number),
             Term::Float(number) => Value::Float(*number),
-            Term::Str(text) => Value::String(text.clone()),
+            Term::Str(text) => {
+                let value = Value::String(text.clone());
+                self.budget.charge(&value, expr.offset)?;
+                value
+            }
             Term::Variable(name) => {
                 let found = self.variables.iter().rev().find(|(other, _)| other == name);
-                match found {
-                    Some((_, value)) => return chain(value, &expr.fields, expr.offset),
-                    None => {
-                        return Err(Fault::new(
-                            expr.offset,
-                            format!("undefined variable \"${name}\""),
-                        ));
-                    }
-                }
+                let Some((_, value)) = found else {
+                    return Err(Fault::new(
+                        expr.offset,
+                        format!("undefined variable \"${name}\""),
+                    ));
+                };
+                let value = chain(value, &expr.fields, expr.offset)?;
+                self.budget.charge(value, expr.offset)?;
+                return Ok(value.clone());
             }
             Term::Function(name) => self.call(name, &[], dot, None, expr.offset)?,
             Term::Paren(pipe) => {
                 let scope = self.variables.len();
-                self.depth += 1;
+                self.budget.enter(expr.offset)?;
                 let value = self.pipe(pipe, dot)?;
-                self.depth -= 1;
+                self.budget.leave();
                 self.variables.truncate(scope);
                 value
             }
         };
         fields(value, &expr.fields, expr.offset)
     }
+
+    /// The value at the expression's fields, copied: counted before it is.
+    fn copy(&mut self, value: &Value, expr: &Expr) -> Result<Value, Fault> {
+        let value = chain(value, &expr.fields, expr.offset)?;
+        self.budget.charge(value, expr.offset)?;
+        Ok(value.clone())
+    }
 }
+
+/// Keys and items of a range.
+type Items = Box<dyn Iterator<Item = (Value, Value)>>;
 
 fn fields(value: Value, names: &[String], offset: usize) -> Result<Value, Fault> {
     if names.is_empty() {
         Ok(value)
     } else {
-        chain(&value, names, offset)
+        chain(&value, names, offset).cloned()
     }
 }
 
-fn chain(value: &Value, names: &[String], offset: usize) -> Result<Value, Fault> {
+fn chain<'v>(value: &'v Value, names: &[String], offset: usize) -> Result<&'v Value, Fault> {
     let mut value = value;
     for (index, name) in names.iter().enumerate() {
         value = match value {
             Value::Map(fields) => match fields.get(name) {
                 Some(next) => next,
-                None if index + 1 == names.len() => return Ok(Value::Nil),
+                None if index + 1 == names.len() => return Ok(&Value::Nil),
                 None => {
                     return Err(Fault::new(
                         offset,
@@ -389,5 +408,5 @@ fn chain(value: &Value, names: &[String], offset: usize) -> Result<Value, Fault>
             }
         };
     }
-    Ok(value.clone())
+    Ok(value)
 }

@@ -1,6 +1,11 @@
 //! Values as Go's fmt prints them. PURE.
 
-use super::Value;
+use super::{Value, value};
+
+/// The widest a number or text is padded; a template pads columns, not pages.
+const MAX_WIDTH: usize = 1000;
+/// Digits of a floating point number; it has 17 that mean something.
+const MAX_PRECISION: usize = 100;
 
 /// How an action prints a value: a missing one is `<no value>`.
 pub(super) fn action(value: &Value) -> String {
@@ -132,34 +137,30 @@ pub(super) fn float_g(number: f64, precision: Option<usize>) -> String {
 }
 
 /// `printf`.
-pub(super) fn printf(format: &str, args: &[Value]) -> String {
+///
+/// # Errors
+/// For a width, a precision or a result that is too large, and for `%[1]d`.
+pub(super) fn printf(format: &str, args: &[Value]) -> Result<String, String> {
     let mut out = String::new();
     let mut next = 0;
     let mut chars = format.chars().peekable();
     while let Some(c) = chars.next() {
+        if out.len() > value::MAX_BYTES {
+            return Err(value::too_large());
+        }
         if c != '%' {
             out.push(c);
             continue;
         }
-        let mut spec = Spec::default();
-        while let Some(flag) = chars.next_if(|c| "+-# 0".contains(*c)) {
-            spec.flag(flag);
-        }
-        if chars.next_if_eq(&'*').is_some() {
-            spec.width = take_int(args, &mut next);
-        } else {
-            spec.width = number(&mut chars);
-        }
-        if chars.next_if_eq(&'.').is_some() {
-            spec.precision = Some(number(&mut chars).unwrap_or(0));
-        }
+        let spec = Spec::read(&mut chars, args, &mut next)?;
         match chars.next() {
             None => out.push_str("%!(NOVERB)"),
             Some('%') => out.push('%'),
+            Some('[') => return Err("%[n] is not supported; give the arguments in order".into()),
             Some(verb) => match args.get(next) {
                 Some(arg) => {
                     next += 1;
-                    out.push_str(&spec.apply(verb, arg));
+                    out.push_str(&spec.apply(verb, arg)?);
                 }
                 None => out.push_str(&format!("%!{verb}(MISSING)")),
             },
@@ -172,24 +173,27 @@ pub(super) fn printf(format: &str, args: &[Value]) -> String {
             .collect();
         out.push_str(&format!("%!(EXTRA {})", extra.join(", ")));
     }
-    out
+    Ok(out)
 }
 
-fn take_int(args: &[Value], next: &mut usize) -> Option<usize> {
-    let Some(Value::Int(width)) = args.get(*next) else {
-        return None;
-    };
-    *next += 1;
-    usize::try_from(*width).ok()
-}
+type Chars<'a> = std::iter::Peekable<std::str::Chars<'a>>;
 
-fn number(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<usize> {
-    let mut text = String::new();
-    while let Some(digit) = chars.next_if(char::is_ascii_digit) {
-        text.push(digit);
+/// A number of the format, or the argument a `*` stands for.
+fn number(chars: &mut Chars<'_>, args: &[Value], next: &mut usize) -> Option<i64> {
+    if chars.next_if_eq(&'*').is_some() {
+        let Some(Value::Int(given)) = args.get(*next) else {
+            return None;
+        };
+        *next += 1;
+        return Some(*given);
     }
-    // A width beyond reason is cut, so that no template can ask for gigabytes.
-    text.parse::<usize>().ok().map(|width| width.min(10_000))
+    let mut number = None;
+    while let Some(digit) = chars.next_if(char::is_ascii_digit) {
+        let digit = i64::from(u32::from(digit) - u32::from('0'));
+        let before: i64 = number.unwrap_or(0);
+        number = Some(before.saturating_mul(10).saturating_add(digit));
+    }
+    number
 }
 
 fn go_type(value: &Value) -> &'static str {
@@ -217,6 +221,30 @@ struct Spec {
 }
 
 impl Spec {
+    /// Flags, width and precision: what stands between `%` and the verb.
+    fn read(chars: &mut Chars<'_>, args: &[Value], next: &mut usize) -> Result<Self, String> {
+        let mut spec = Self::default();
+        while let Some(flag) = chars.next_if(|c| "+-# 0".contains(*c)) {
+            spec.flag(flag);
+        }
+        if let Some(width) = number(chars, args, next) {
+            // As Go does: a negative width by argument pads on the right.
+            spec.left |= width < 0;
+            let width = usize::try_from(width.unsigned_abs()).unwrap_or(usize::MAX);
+            if width > MAX_WIDTH {
+                return Err(format!(
+                    "a width of {width} is too large; {MAX_WIDTH} is the most"
+                ));
+            }
+            spec.width = Some(width);
+        }
+        if chars.next_if_eq(&'.').is_some() {
+            let precision = number(chars, args, next).unwrap_or(0);
+            spec.precision = usize::try_from(precision).ok();
+        }
+        Ok(spec)
+    }
+
     fn flag(&mut self, flag: char) {
         match flag {
             '-' => self.left = true,
@@ -227,7 +255,14 @@ impl Spec {
         }
     }
 
-    fn apply(&self, verb: char, arg: &Value) -> String {
+    fn apply(&self, verb: char, arg: &Value) -> Result<String, String> {
+        if let (Value::Float(_), Some(precision)) = (arg, self.precision)
+            && precision > MAX_PRECISION
+        {
+            return Err(format!(
+                "a precision of {precision} digits is too large; {MAX_PRECISION} is the most"
+            ));
+        }
         let body = match (verb, arg) {
             ('v', Value::Float(number)) => self.signed(*number, float_g(*number, self.precision)),
             ('v' | 's', Value::String(text)) => self.cut(text),
@@ -261,7 +296,7 @@ impl Spec {
             (verb, Value::Nil) => format!("%!{verb}(<nil>)"),
             (verb, other) => format!("%!{verb}({}={})", go_type(other), plain(other)),
         };
-        self.pad(body, matches!(arg, Value::Int(_) | Value::Float(_)))
+        Ok(self.pad(body, matches!(arg, Value::Int(_) | Value::Float(_))))
     }
 
     fn cut(&self, text: &str) -> String {

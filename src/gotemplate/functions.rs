@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Value;
+use super::value;
 
 /// What a function gives, or why it cannot.
 pub(super) type Outcome = Result<Value, String>;
@@ -164,5 +165,16 @@ fn string(value: &Value) -> Result<&str, String> {
             "wrong type for value; expected string; got {}",
             other.kind()
         )),
+    }
+}
+
+/// Whether a text of so many bytes, or a list that weighs as much, may be made. For
+/// functions whose result can be many times their arguments; all results are checked again
+/// when they are made.
+fn room(bytes: usize) -> Result<(), String> {
+    if bytes <= value::MAX_BYTES {
+        Ok(())
+    } else {
+        Err(value::too_large())
     }
 }

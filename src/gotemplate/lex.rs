@@ -4,6 +4,10 @@
 
 use super::error::Fault;
 
+/// Tokens of one template; a large real one has a thousand. A tree takes about 500 bytes for
+/// each.
+const MAX_TOKENS: usize = 50_000;
+
 /// A token and where it starts.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Token {
@@ -57,6 +61,7 @@ pub(super) fn lex(text: &str) -> Result<Vec<Token>, Fault> {
     let mut trim_next = false;
     while let Some(found) = text[at..].find("{{") {
         let open = at + found;
+        check_count(&tokens, open)?;
         let after = &text[open + 2..];
         let trim_left = after.starts_with('-') && after[1..].starts_with([' ', '\t', '\r', '\n']);
         push_text(&mut tokens, at, &text[at..open], trim_next, trim_left);
@@ -82,6 +87,16 @@ pub(super) fn lex(text: &str) -> Result<Vec<Token>, Fault> {
     }
     push_text(&mut tokens, at, &text[at..], trim_next, false);
     Ok(tokens)
+}
+
+fn check_count(tokens: &[Token], offset: usize) -> Result<(), Fault> {
+    if tokens.len() < MAX_TOKENS {
+        return Ok(());
+    }
+    Err(Fault::new(
+        offset,
+        format!("more than {MAX_TOKENS} words and signs in actions; split the template"),
+    ))
 }
 
 fn push_text(tokens: &mut Vec<Token>, offset: usize, text: &str, trim_start: bool, trim_end: bool) {
@@ -133,6 +148,7 @@ impl Action<'_> {
     fn lex(&mut self, tokens: &mut Vec<Token>) -> Result<bool, Fault> {
         loop {
             let offset = self.at;
+            check_count(tokens, offset)?;
             let Some(c) = self.rest().chars().next() else {
                 return Err(Fault::new(self.open, "unclosed action: }} is missing"));
             };
@@ -316,8 +332,8 @@ impl Action<'_> {
         let offset = self.at;
         let mut end = 0;
         let rest = self.rest();
-        let hex =
-            rest.trim_start_matches(['+', '-']).starts_with(['0']) && rest.contains(['x', 'X']);
+        let unsigned = rest.strip_prefix(['+', '-']).unwrap_or(rest);
+        let hex = unsigned.starts_with("0x") || unsigned.starts_with("0X");
         for (index, c) in rest.char_indices() {
             let exponent_sign = matches!(c, '+' | '-')
                 && (index == 0 || (!hex && rest[..index].ends_with(['e', 'E'])));

@@ -5,81 +5,13 @@ use std::collections::BTreeMap;
 use super::error::Fault;
 use super::functions::Functions;
 use super::lex::{Kind, Token};
+use super::tree::{Command, Expr, Node, Pipe, Term, Tree};
 
-/// How deep blocks and parentheses may nest.
+/// How deep blocks, `else if`s and parentheses may lie in each other. The parser, the
+/// evaluation and the drop of the tree all recurse this deep.
 const MAX_DEPTH: usize = 64;
-
-/// A parsed template and the templates it defines.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Tree {
-    pub(super) root: Vec<Node>,
-    pub(super) defined: BTreeMap<String, Vec<Node>>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) enum Node {
-    Text(String),
-    Action(Pipe),
-    If {
-        pipe: Pipe,
-        then: Vec<Node>,
-        otherwise: Vec<Node>,
-    },
-    With {
-        pipe: Pipe,
-        then: Vec<Node>,
-        otherwise: Vec<Node>,
-    },
-    Range {
-        pipe: Pipe,
-        body: Vec<Node>,
-        otherwise: Vec<Node>,
-    },
-    Template {
-        name: String,
-        pipe: Option<Pipe>,
-        offset: usize,
-    },
-    Break,
-    Continue,
-}
-
-#[derive(Clone, Debug, Default)]
-pub(super) struct Pipe {
-    /// Variables set by the pipe.
-    pub(super) variables: Vec<String>,
-    /// `:=` rather than `=`.
-    pub(super) declares: bool,
-    pub(super) commands: Vec<Command>,
-    pub(super) offset: usize,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Command {
-    pub(super) words: Vec<Expr>,
-    pub(super) offset: usize,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Expr {
-    pub(super) term: Term,
-    /// `.a.b` after the term.
-    pub(super) fields: Vec<String>,
-    pub(super) offset: usize,
-}
-
-#[derive(Clone, Debug)]
-pub(super) enum Term {
-    Dot,
-    Nil,
-    Bool(bool),
-    Int(i64),
-    Float(f64),
-    Str(String),
-    Variable(String),
-    Function(String),
-    Paren(Box<Pipe>),
-}
+/// Variables in scope at once: each use of one looks through them.
+const MAX_VARIABLES: usize = 256;
 
 /// Builds the tree.
 pub(super) fn parse(tokens: Vec<Token>, functions: &Functions) -> Result<Tree, Fault> {
@@ -130,6 +62,25 @@ impl Parser<'_> {
             .map_or(self.end, |token| token.offset)
     }
 
+    /// One level deeper; the same counter for everything that recurses.
+    fn enter(&mut self, offset: usize) -> Result<(), Fault> {
+        self.depth += 1;
+        if self.depth <= MAX_DEPTH {
+            return Ok(());
+        }
+        Err(Fault::new(
+            offset,
+            format!(
+                "blocks, else-ifs and parentheses are nested more than {MAX_DEPTH} deep; move \
+                 parts into templates of their own"
+            ),
+        ))
+    }
+
+    fn leave(&mut self) {
+        self.depth -= 1;
+    }
+
     fn skip_space(&mut self) {
         while self.peek() == Some(&Kind::Space) {
             self.at += 1;
@@ -167,10 +118,6 @@ impl Parser<'_> {
 
     /// Nodes up to `end`, `else` or the end of the text.
     fn nodes(&mut self) -> Result<(Vec<Node>, Stop), Fault> {
-        self.depth += 1;
-        if self.depth > MAX_DEPTH {
-            return Err(Fault::new(self.offset(), "blocks are nested too deeply"));
-        }
         let mut nodes = Vec::new();
         let stop = loop {
             let offset = self.offset();
@@ -178,7 +125,7 @@ impl Parser<'_> {
                 None => break None,
                 Some(Kind::Text(text)) => {
                     self.at += 1;
-                    nodes.push(Node::Text(text));
+                    nodes.push(Node::Text { text, offset });
                 }
                 Some(Kind::Open) => {
                     self.at += 1;
@@ -201,7 +148,6 @@ impl Parser<'_> {
                 }
             }
         };
-        self.depth -= 1;
         Ok((nodes, stop))
     }
 
@@ -227,9 +173,9 @@ impl Parser<'_> {
                 }
                 self.close(word)?;
                 Ok(Some(if word == "break" {
-                    Node::Break
+                    Node::Break(offset)
                 } else {
-                    Node::Continue
+                    Node::Continue(offset)
                 }))
             }
             _ => {
@@ -241,6 +187,8 @@ impl Parser<'_> {
     }
 
     fn control(&mut self, word: &str, offset: usize) -> Result<Node, Fault> {
+        // An `else if` comes here from `otherwise`, so a chain of them counts as nesting.
+        self.enter(offset)?;
         let scope = self.variables.len();
         let pipe = self.pipe(word)?;
         self.close(word)?;
@@ -249,6 +197,7 @@ impl Parser<'_> {
         self.loops -= usize::from(word == "range");
         let otherwise = self.otherwise(word, offset, stop)?;
         self.variables.truncate(scope);
+        self.leave();
         Ok(match word {
             "if" => Node::If {
                 pipe,
@@ -318,9 +267,11 @@ impl Parser<'_> {
     }
 
     fn body(&mut self, what: &str, offset: usize) -> Result<Vec<Node>, Fault> {
+        self.enter(offset)?;
         let variables = std::mem::replace(&mut self.variables, vec![String::new()]);
         let loops = std::mem::take(&mut self.loops);
         let (nodes, stop) = self.nodes()?;
+        self.leave();
         self.variables = variables;
         self.loops = loops;
         match stop {
@@ -366,13 +317,7 @@ impl Parser<'_> {
     }
 
     fn pipe(&mut self, context: &str) -> Result<Pipe, Fault> {
-        self.depth += 1;
-        if self.depth > MAX_DEPTH {
-            return Err(Fault::new(
-                self.offset(),
-                "parentheses are nested too deeply",
-            ));
-        }
+        self.enter(self.offset())?;
         self.skip_space();
         let mut pipe = Pipe {
             offset: self.offset(),
@@ -399,8 +344,14 @@ impl Parser<'_> {
         }
         if pipe.declares {
             self.variables.extend(pipe.variables.iter().cloned());
+            if self.variables.len() > MAX_VARIABLES {
+                return Err(Fault::new(
+                    pipe.offset,
+                    format!("more than {MAX_VARIABLES} variables; assign to one again with ="),
+                ));
+            }
         }
-        self.depth -= 1;
+        self.leave();
         Ok(pipe)
     }
 

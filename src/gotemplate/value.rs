@@ -2,6 +2,13 @@
 
 use std::collections::BTreeMap;
 
+/// The most bytes one value may weigh, see [`Value::weigh`].
+pub(super) const MAX_BYTES: usize = 1 << 20;
+/// How deep lists and maps may lie in each other: printing, comparing and dropping recurse.
+const MAX_NESTING: usize = 64;
+/// What a value costs beside its text, about.
+const NODE_BYTES: usize = 64;
+
 /// A value of Go's template world, as far as JSON-like data reaches.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Value {
@@ -49,6 +56,42 @@ impl Value {
         }
     }
 
+    /// Bytes it takes in memory, about.
+    ///
+    /// # Errors
+    /// Says so when it is more than [`MAX_BYTES`], or lists and maps lie too deep in each
+    /// other. The work is bounded by the same numbers.
+    pub(super) fn weigh(&self) -> Result<usize, String> {
+        let mut sum = 0;
+        self.add_weight(&mut sum, 0)?;
+        Ok(sum)
+    }
+
+    fn add_weight(&self, sum: &mut usize, nesting: usize) -> Result<(), String> {
+        *sum += NODE_BYTES;
+        match self {
+            Self::String(text) => *sum += text.len(),
+            Self::List(items) => {
+                may_nest(nesting)?;
+                for item in items {
+                    item.add_weight(sum, nesting + 1)?;
+                }
+            }
+            Self::Map(fields) | Self::Struct(fields) => {
+                may_nest(nesting)?;
+                for (key, value) in fields {
+                    *sum += key.len();
+                    value.add_weight(sum, nesting + 1)?;
+                }
+            }
+            Self::Nil | Self::Bool(_) | Self::Int(_) | Self::Float(_) => {}
+        }
+        if *sum > MAX_BYTES {
+            return Err(too_large());
+        }
+        Ok(())
+    }
+
     /// Go's name of the type, for messages and `kindOf`.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -62,6 +105,23 @@ impl Value {
             Self::Struct(_) => "struct",
         }
     }
+}
+
+fn may_nest(nesting: usize) -> Result<(), String> {
+    if nesting < MAX_NESTING {
+        return Ok(());
+    }
+    Err(format!(
+        "lists and dicts lie more than {MAX_NESTING} deep in each other; make it flatter"
+    ))
+}
+
+/// The message for a value beyond [`MAX_BYTES`].
+pub(super) fn too_large() -> String {
+    format!(
+        "the value would be larger than {MAX_BYTES} bytes; build it from less, or write it out \
+         as plain text"
+    )
 }
 
 impl From<&str> for Value {

@@ -15,7 +15,7 @@ pub(super) fn add(functions: &mut Functions) {
     });
     functions.add("printf", |args| {
         let (format, args) = args.split_first().ok_or("wants a format")?;
-        Ok(format::printf(string(format)?, args).into())
+        Ok(format::printf(string(format)?, args)?.into())
     });
     functions.add("len", len);
     functions.add("index", index);
@@ -96,29 +96,29 @@ fn len(args: &[Value]) -> Outcome {
 
 fn index(args: &[Value]) -> Outcome {
     let (value, keys) = args.split_first().ok_or("wants something to index")?;
-    let mut value = value.clone();
-    for key in keys {
-        value = match (&value, key) {
+    let mut value = value;
+    for (position, key) in keys.iter().enumerate() {
+        let last = position + 1 == keys.len();
+        value = match (value, key) {
             (Value::List(items), Value::Int(at)) => usize::try_from(*at)
                 .ok()
                 .and_then(|at| items.get(at))
-                .cloned()
                 .ok_or_else(|| format!("index out of range: {at}"))?,
-            (Value::String(text), Value::Int(at)) => usize::try_from(*at)
-                .ok()
-                .and_then(|at| text.as_bytes().get(at))
-                .map(|byte| Value::Int(i64::from(*byte)))
-                .ok_or_else(|| format!("index out of range: {at}"))?,
-            (Value::Map(fields), Value::String(key)) => {
-                fields.get(key).cloned().unwrap_or_default()
+            (Value::String(text), Value::Int(at)) if last => {
+                return usize::try_from(*at)
+                    .ok()
+                    .and_then(|at| text.as_bytes().get(at))
+                    .map(|byte| Value::Int(i64::from(*byte)))
+                    .ok_or_else(|| format!("index out of range: {at}"));
             }
+            (Value::Map(fields), Value::String(key)) => fields.get(key).unwrap_or(&Value::Nil),
             (Value::Nil, _) => return Err("index of untyped nil".to_owned()),
             (value, key) => {
                 return Err(format!("can't index {} with {}", value.kind(), key.kind()));
             }
         };
     }
-    Ok(value)
+    Ok(value.clone())
 }
 
 fn slice(args: &[Value]) -> Outcome {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::Value;
 use super::text::text;
-use super::{Functions, exactly, string};
+use super::{Functions, Outcome, exactly, room, string};
 
 pub(super) fn add(functions: &mut Functions) {
     functions.add("default", |args| match args {
@@ -72,27 +72,8 @@ pub(super) fn add(functions: &mut Functions) {
             items(std::slice::from_ref(list))?.contains(item),
         ))
     });
-    functions.add("join", |args| {
-        let [separator, list] = exactly::<2>(args)?;
-        let parts: Vec<String> = match list {
-            Value::List(items) => items
-                .iter()
-                .filter(|v| !matches!(v, Value::Nil))
-                .map(text)
-                .collect(),
-            other => vec![text(other)],
-        };
-        Ok(parts.join(string(separator)?).into())
-    });
-    functions.add("splitList", |args| {
-        let [separator, value] = exactly::<2>(args)?;
-        Ok(Value::List(
-            string(value)?
-                .split(string(separator)?)
-                .map(Value::from)
-                .collect(),
-        ))
-    });
+    functions.add("join", join);
+    functions.add("splitList", split_list);
     functions.add("dict", |args| {
         let mut dict = BTreeMap::new();
         for pair in args.chunks(2) {
@@ -118,6 +99,43 @@ pub(super) fn add(functions: &mut Functions) {
         let [dict] = exactly::<1>(args)?;
         Ok(Value::List(fields(dict)?.values().cloned().collect()))
     });
+}
+
+fn join(args: &[Value]) -> Outcome {
+    let [separator, list] = exactly::<2>(args)?;
+    let separator = string(separator)?;
+    let parts: Vec<String> = match list {
+        Value::List(items) => items
+            .iter()
+            .filter(|v| !matches!(v, Value::Nil))
+            .map(text)
+            .collect(),
+        other => vec![text(other)],
+    };
+    room(separator.len().saturating_mul(parts.len()))?;
+    Ok(parts.join(separator).into())
+}
+
+fn split_list(args: &[Value]) -> Outcome {
+    let [separator, whole] = exactly::<2>(args)?;
+    let (separator, whole) = (string(separator)?, string(whole)?);
+    // As Go does: an empty separator cuts into characters.
+    let parts: Box<dyn Iterator<Item = &str>> = if separator.is_empty() {
+        Box::new(whole.split("").filter(|part| !part.is_empty()))
+    } else {
+        Box::new(whole.split(separator))
+    };
+    let mut list = Value::List(Vec::new());
+    let mut bytes = list.weigh()?;
+    for part in parts {
+        let part = Value::from(part);
+        bytes += part.weigh()?;
+        room(bytes)?;
+        if let Value::List(items) = &mut list {
+            items.push(part);
+        }
+    }
+    Ok(list)
 }
 
 fn items(args: &[Value]) -> Result<&[Value], String> {

@@ -3,6 +3,9 @@
 use super::super::Value;
 use super::{Functions, Outcome, exactly};
 
+/// Numbers that `until` counts.
+const MAX_UNTIL: u64 = 10_000;
+
 pub(super) fn add(functions: &mut Functions) {
     functions.add("int", |args| {
         exactly::<1>(args).map(|[value]| Value::Int(to_int(value)))
@@ -28,14 +31,10 @@ pub(super) fn add(functions: &mut Functions) {
     });
     functions.add("sub", |args| pair(args, |a, b| Ok(a.wrapping_sub(b))));
     functions.add("div", |args| {
-        pair(args, |a, b| {
-            a.checked_div(b).ok_or("division by zero".to_owned())
-        })
+        pair(args, |a, b| nonzero(b).map(|b| a.wrapping_div(b)))
     });
     functions.add("mod", |args| {
-        pair(args, |a, b| {
-            a.checked_rem(b).ok_or("division by zero".to_owned())
-        })
+        pair(args, |a, b| nonzero(b).map(|b| a.wrapping_rem(b)))
     });
     functions.add("max", |args| {
         Ok(Value::Int(
@@ -50,8 +49,10 @@ pub(super) fn add(functions: &mut Functions) {
     functions.add("until", |args| {
         let [count] = exactly::<1>(args)?;
         let count = to_int(count);
-        if count.abs() > 10_000 {
-            return Err("list is too long".to_owned());
+        if count.unsigned_abs() > MAX_UNTIL {
+            return Err(format!(
+                "{count} numbers are too many; {MAX_UNTIL} are the most"
+            ));
         }
         let range: Vec<Value> = if count >= 0 {
             (0..count).map(Value::Int).collect()
@@ -60,6 +61,13 @@ pub(super) fn add(functions: &mut Functions) {
         };
         Ok(Value::List(range))
     });
+}
+
+fn nonzero(divisor: i64) -> Result<i64, String> {
+    if divisor == 0 {
+        return Err("division by zero".to_owned());
+    }
+    Ok(divisor)
 }
 
 fn pair(args: &[Value], of: impl Fn(i64, i64) -> Result<i64, String>) -> Outcome {

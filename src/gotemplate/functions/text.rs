@@ -1,9 +1,11 @@
 //! sprig's string functions. PURE.
 
+use std::collections::BTreeSet;
+
 use sha2::{Digest as _, Sha256};
 
 use super::super::{Value, format};
-use super::{Functions, Outcome, exactly, int, string};
+use super::{Functions, Outcome, exactly, int, room, string};
 
 pub(super) fn add(functions: &mut Functions) {
     functions.add("quote", |args| {
@@ -37,16 +39,8 @@ pub(super) fn add(functions: &mut Functions) {
             text.strip_prefix(cut).unwrap_or(text).to_owned()
         })
     });
-    functions.add("trimAll", |args| {
-        two(args, |set, text| {
-            text.trim_matches(|c| set.contains(c)).to_owned()
-        })
-    });
-    functions.add("trimall", |args| {
-        two(args, |set, text| {
-            text.trim_matches(|c| set.contains(c)).to_owned()
-        })
-    });
+    functions.add("trimAll", |args| two(args, trim_all));
+    functions.add("trimall", |args| two(args, trim_all));
     functions.add("contains", |args| {
         test(args, |part, text| text.contains(part))
     });
@@ -58,15 +52,16 @@ pub(super) fn add(functions: &mut Functions) {
     });
     functions.add("replace", |args| {
         let [old, new, text] = exactly::<3>(args)?;
-        Ok(string(text)?.replace(string(old)?, string(new)?).into())
+        let (old, new, text) = (string(old)?, string(new)?, string(text)?);
+        let found = text.matches(old).count();
+        room(text.len().saturating_add(found.saturating_mul(new.len())))?;
+        Ok(text.replace(old, new).into())
     });
     functions.add("repeat", |args| {
         let [count, text] = exactly::<2>(args)?;
         let count = usize::try_from(int(count)?).map_err(|_| "negative count")?;
         let text = string(text)?;
-        if text.len().saturating_mul(count) > 1 << 20 {
-            return Err("result is too long".to_owned());
-        }
+        room(text.len().saturating_mul(count))?;
         Ok(text.repeat(count).into())
     });
     functions.add("trunc", |args| {
@@ -139,15 +134,18 @@ fn test(args: &[Value], test: impl Fn(&str, &str) -> bool) -> Outcome {
 
 fn indent(args: &[Value], before: &str) -> Outcome {
     let [count, text] = exactly::<2>(args)?;
-    let count = usize::try_from(int(count)?)
-        .map_err(|_| "negative count")?
-        .min(1000);
+    let (count, text) = (int(count)?, string(text)?);
+    let count = usize::try_from(count).map_err(|_| "negative count")?;
+    let lines = text.matches('\n').count() + 1;
+    room(lines.saturating_mul(count).saturating_add(text.len()))?;
     let pad = " ".repeat(count);
-    Ok(format!(
-        "{before}{pad}{}",
-        string(text)?.replace('\n', &format!("\n{pad}"))
-    )
-    .into())
+    Ok(format!("{before}{pad}{}", text.replace('\n', &format!("\n{pad}"))).into())
+}
+
+/// The set is looked up for every character, so it is one first.
+fn trim_all(set: &str, text: &str) -> String {
+    let set: BTreeSet<char> = set.chars().collect();
+    text.trim_matches(|c| set.contains(&c)).to_owned()
 }
 
 fn title(text: &str) -> String {
