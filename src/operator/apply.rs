@@ -4,15 +4,21 @@
 //! An object that already says what is wanted is not written; an object that is not ours
 //! is never written. Every child is attempted, so one refusal does not hold up the rest.
 
+mod fields;
+mod prune;
+
 use std::collections::BTreeSet;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, OwnerReference};
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use self::fields::{over_version, own_by_apply};
+use self::prune::prune;
+pub use self::prune::remove_elsewhere;
 use super::children::{Applied, Child, Children, Desired, Object, Ownership};
 use super::diff;
 use super::metrics::Metrics;
@@ -170,31 +176,6 @@ pub async fn apply(
     }
 }
 
-/// Removes what the garbage collector will not: the objects of a ModelService in other
-/// namespaces.
-///
-/// # Errors
-/// Everything that could not be removed.
-pub async fn remove_elsewhere(
-    client: &Client,
-    metrics: &Metrics,
-    ms: &ModelService,
-) -> Result<(), Vec<Error>> {
-    let owner = owner_reference(ms);
-    let own = ms.namespace().unwrap_or_default();
-    let mut failed = Vec::new();
-    for entry in recorded(ms).iter().filter(|entry| entry.namespace != own) {
-        if let Err(error) = prune(client, metrics, &owner, entry).await {
-            failed.push(error);
-        }
-    }
-    if failed.is_empty() {
-        Ok(())
-    } else {
-        Err(failed)
-    }
-}
-
 /// Applies one child, and again when another writer was ahead: what is shared is written
 /// only over the version that was read, or one of two owners would be lost.
 async fn apply_one(
@@ -277,52 +258,6 @@ async fn create(api: &Api<DynamicObject>, wanted: Value) -> Result<DynamicObject
         ..PostParams::default()
     };
     api.create(&params, &object).await
-}
-
-/// Lets the API server refuse the write when the object is no longer the one we read.
-fn over_version(mut wanted: Value, live: &DynamicObject) -> Value {
-    wanted["metadata"]["resourceVersion"] = json!(live.resource_version());
-    wanted
-}
-
-/// Fields that our create set belong to us as an updater: turned into an applier's, so that
-/// a later apply can take them away again.
-async fn own_by_apply(
-    api: &Api<DynamicObject>,
-    live: &DynamicObject,
-) -> Result<DynamicObject, kube::Error> {
-    let Some(entries) = applier_entries(live) else {
-        return Ok(live.clone());
-    };
-    let patch = json!({"metadata": {
-        "resourceVersion": live.resource_version(),
-        "managedFields": entries,
-    }});
-    api.patch(
-        &live.name_any(),
-        &PatchParams {
-            field_manager: Some(contract::MANAGER.into()),
-            ..PatchParams::default()
-        },
-        &Patch::Merge(patch),
-    )
-    .await
-}
-
-/// The managed fields with our create as an apply; `None` where there is nothing to turn.
-fn applier_entries(live: &DynamicObject) -> Option<Vec<ManagedFieldsEntry>> {
-    let ours = |entry: &ManagedFieldsEntry, operation: &str| {
-        entry.manager.as_deref() == Some(contract::MANAGER)
-            && entry.operation.as_deref() == Some(operation)
-            && entry.subresource.as_deref().unwrap_or_default().is_empty()
-    };
-    let mut entries = live.managed_fields().to_vec();
-    if entries.iter().any(|entry| ours(entry, "Apply")) {
-        return None;
-    }
-    let created = entries.iter_mut().find(|entry| ours(entry, "Update"))?;
-    created.operation = Some("Apply".to_owned());
-    Some(entries)
 }
 
 /// The whole wish as JSON: the rendered object, its owner and its fingerprint.
@@ -417,86 +352,6 @@ fn is_owned(live: &DynamicObject, owner: &OwnerReference) -> bool {
         || live.labels().get(LABEL_OWNER_UID) == Some(&owner.uid)
 }
 
-/// Removes one object, or our claim on it, and again when another writer was ahead.
-async fn prune(
-    client: &Client,
-    metrics: &Metrics,
-    owner: &OwnerReference,
-    entry: &InventoryEntry,
-) -> Result<(), Error> {
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        match try_prune(client, metrics, owner, entry).await {
-            Err(error) if error.is_conflict() && tries <= CONFLICT_RETRIES => {}
-            other => return other,
-        }
-    }
-}
-
-async fn try_prune(
-    client: &Client,
-    metrics: &Metrics,
-    owner: &OwnerReference,
-    entry: &InventoryEntry,
-) -> Result<(), Error> {
-    let fail = |source: kube::Error| Error::Write {
-        kind: entry.kind.clone(),
-        namespace: entry.namespace.clone(),
-        name: entry.name.clone(),
-        source: Box::new(source),
-    };
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(client.clone(), &entry.namespace, &resource_of(entry));
-    let live = match api.get_opt(&entry.name).await {
-        Ok(Some(live)) => live,
-        Ok(None) => return Ok(()),
-        // The API itself is gone, and its objects with it.
-        Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
-        Err(error) => return Err(fail(error)),
-    };
-    if live.uid().is_none() || !is_owned(&live, owner) {
-        return Ok(());
-    }
-    let owners = live.owner_references().iter();
-    let others: Vec<_> = owners.filter(|other| other.uid != owner.uid).collect();
-    if others.is_empty() {
-        let params = DeleteParams {
-            preconditions: Some(Preconditions {
-                uid: live.uid(),
-                // Somebody may become an owner of what is shared between our look and the
-                // delete.
-                resource_version: made_by_us(&live).then(|| live.resource_version()).flatten(),
-            }),
-            ..DeleteParams::background()
-        };
-        metrics.wrote("delete", "pruned");
-        match api.delete(&entry.name, &params).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
-            Err(error) => return Err(fail(error)),
-        }
-        let (kind, namespace, name) = (&entry.kind, &entry.namespace, &entry.name);
-        tracing::info!(kind, namespace, name, "pruned");
-    } else {
-        // Shared: only our claim goes.
-        let patch = json!({"metadata": {
-            "uid": live.uid(),
-            "resourceVersion": live.resource_version(),
-            "ownerReferences": others,
-        }});
-        let params = PatchParams {
-            field_manager: Some(contract::MANAGER.into()),
-            ..PatchParams::default()
-        };
-        metrics.wrote("apply", "shared");
-        api.patch(&entry.name, &params, &Patch::Merge(patch))
-            .await
-            .map_err(fail)?;
-    }
-    Ok(())
-}
-
 fn entry(object: &Object) -> InventoryEntry {
     let resource = object.api_resource();
     InventoryEntry {
@@ -505,21 +360,6 @@ fn entry(object: &Object) -> InventoryEntry {
         namespace: object.namespace(),
         name: object.name(),
     }
-}
-
-/// The plural is the kind in lower case with an `s`, or `ies` for a `y`: true of every
-/// kind in [`Object`].
-fn resource_of(entry: &InventoryEntry) -> ApiResource {
-    let (group, version) = entry
-        .api_version
-        .rsplit_once('/')
-        .unwrap_or(("", &entry.api_version));
-    let gvk = kube::core::GroupVersionKind::gvk(group, version, &entry.kind);
-    let lower = entry.kind.to_lowercase();
-    let plural = lower
-        .strip_suffix('y')
-        .map_or(format!("{lower}s"), |stem| format!("{stem}ies"));
-    ApiResource::from_gvk_with_plural(&gvk, &plural)
 }
 
 /// The Go operator's form: not a controller reference, nothing blocked.
@@ -545,31 +385,6 @@ fn reread(kind: &Object, value: Value) -> Result<Object, kube::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_inventory_entry_finds_its_resource_again() {
-        let resource = |api_version: &str, kind: &str| {
-            resource_of(&InventoryEntry {
-                api_version: api_version.to_owned(),
-                kind: kind.to_owned(),
-                ..InventoryEntry::default()
-            })
-        };
-        assert_eq!(resource("v1", "Service").plural, "services");
-        assert_eq!(
-            resource("networking.k8s.io/v1", "NetworkPolicy").plural,
-            "networkpolicies"
-        );
-        assert_eq!(
-            resource("gateway.networking.k8s.io/v1", "HTTPRoute").plural,
-            "httproutes"
-        );
-        assert_eq!(
-            resource("networking.istio.io/v1alpha3", "EnvoyFilter").plural,
-            "envoyfilters"
-        );
-        assert_eq!(resource("apps/v1", "Deployment").group, "apps");
-    }
 
     fn owner(uid: &str) -> OwnerReference {
         OwnerReference {
@@ -638,20 +453,6 @@ mod tests {
         let wanted = wish_of(&child, Some(&live(secret("b2xk"))));
         assert_eq!(wanted["data"]["password"], "b2xk");
         assert_eq!(wish_of(&child, None)["data"]["password"], "bmV3");
-    }
-
-    #[test]
-    fn what_our_create_set_becomes_an_appliers() {
-        let entry = |operation: &str| json!({"manager": contract::MANAGER, "operation": operation});
-        let with = |entries: Value| {
-            live(json!({
-                "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "managedFields": entries},
-            }))
-        };
-        let turned = applier_entries(&with(json!([entry("Update")]))).unwrap();
-        assert_eq!(turned[0].operation.as_deref(), Some("Apply"));
-        assert!(applier_entries(&with(json!([entry("Update"), entry("Apply")]))).is_none());
-        assert!(applier_entries(&with(json!([]))).is_none());
     }
 
     #[test]

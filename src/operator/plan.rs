@@ -9,8 +9,10 @@ pub mod artifacts;
 mod base;
 mod checks;
 mod config_hash;
+mod epp;
 mod kv_events;
 mod place;
+mod pool;
 mod redis;
 mod routing;
 mod workloads;
@@ -258,13 +260,9 @@ pub fn plan(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Resu
 
     let config_maps = workloads::config_maps(&context)?;
     let mut routing = routing::decide(&context, &mut warnings);
-    let mut epp = workloads::epp(&context, &routing)?;
+    let mut epp = epp::epp(&context, &routing)?;
     let epp_settings = match &epp {
-        Some(epp) => Some(workloads::epp_settings(
-            &context,
-            &epp.deployment,
-            &mut warnings,
-        )?),
+        Some(epp) => Some(epp::epp_settings(&context, &epp.deployment, &mut warnings)?),
         None => None,
     };
     let address = epp_settings.as_ref().and_then(|s| s.redis_addr.clone());
@@ -286,13 +284,13 @@ pub fn plan(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Resu
         &mut warnings,
     );
     if let Some(epp) = &mut epp {
-        workloads::tell_body_mode(&context, &routing, epp);
+        epp::tell_body_mode(&context, &routing, epp);
     }
     for workload in [&mut decode, &mut prefill, &mut epp].into_iter().flatten() {
         config_hash::annotate(workload, &config_maps);
     }
-    let pool = routing::pool(&context, &routing, epp.is_some());
-    let model = routing::inference_model(&context);
+    let pool = pool::pool(&context, &routing, epp.is_some());
+    let model = pool::inference_model(&context);
     Ok(Plan {
         name: context.name,
         namespace: context.namespace,
