@@ -128,6 +128,40 @@ async fn decode_pods(cluster: &Running) -> Result<BTreeSet<String>> {
         .collect())
 }
 
+/// A child whose name a foreign object has is not made, and that object is not touched.
+async fn foreign_objects_stay(cluster: &Running) -> Result<()> {
+    let mut other = manifest("modelservice.yaml");
+    other["metadata"]["name"] = "other".into();
+    let foreign = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "other-epp-service", "namespace": NS},
+        "spec": {"ports": [{"port": 1}]},
+    });
+    cluster.apply(&foreign).await?;
+    cluster.apply(&other).await?;
+    check(
+        cluster,
+        Mistake {
+            what: "a foreign object with a child's name",
+            model: "other",
+            condition: "Ready",
+            words: &["other-epp-service"],
+        },
+    )
+    .await?;
+    cluster
+        .kubectl(&["delete", "modelservice", "other", "-n", NS])
+        .await?;
+    let kept = cluster
+        .get(&["service", "other-epp-service", "-n", NS])
+        .await?;
+    ensure!(
+        kept["spec"]["ports"][0]["port"] == 1
+            && kept["metadata"]["deletionTimestamp"] == Value::Null,
+        "the foreign Service was touched: {kept}"
+    );
+    Ok(())
+}
+
 #[test]
 fn wrong_objects_are_told_once_and_harm_nothing() -> Result<()> {
     on_cluster(|cluster| async move {
@@ -223,37 +257,7 @@ fn wrong_objects_are_told_once_and_harm_nothing() -> Result<()> {
             "an image nobody has replaced pods that ran"
         );
 
-        let mut other = manifest("modelservice.yaml");
-        other["metadata"]["name"] = "other".into();
-        let foreign = json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "other-epp-service", "namespace": NS},
-            "spec": {"ports": [{"port": 1}]},
-        });
-        cluster.apply(&foreign).await?;
-        cluster.apply(&other).await?;
-        check(
-            &cluster,
-            Mistake {
-                model: "other",
-                ..mistake(
-                    "a foreign object with a child's name",
-                    &["other-epp-service"],
-                )
-            },
-        )
-        .await?;
-        cluster
-            .kubectl(&["delete", "modelservice", "other", "-n", NS])
-            .await?;
-        let kept = cluster
-            .get(&["service", "other-epp-service", "-n", NS])
-            .await?;
-        ensure!(
-            kept["spec"]["ports"][0]["port"] == 1
-                && kept["metadata"]["deletionTimestamp"] == Value::Null,
-            "the foreign Service was touched: {kept}"
-        );
-
+        foreign_objects_stay(&cluster).await?;
         let operator = cluster.get(&["pods", "-n", "llm-d-system"]).await?;
         ensure!(
             operator["items"][0]["status"]["containerStatuses"][0]["restartCount"] == 0,

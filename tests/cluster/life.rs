@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use rig::up::Running;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -12,6 +13,40 @@ use crate::support::{
 
 /// How long the operator is watched while nothing happens.
 const IDLE: Duration = Duration::from_mins(1);
+
+async fn to_zero_and_back(cluster: &Running) -> Result<()> {
+    eprintln!("decode to 0 and back");
+    patch(
+        cluster,
+        "modelservice",
+        MODEL,
+        &json!({"spec": {"decode": {"replicas": 0}}}),
+    )
+    .await?;
+    wait_status(cluster, "decodeReady", "0/0").await?;
+    cluster
+        .wait_for("an empty pool", LIMIT, || async {
+            let answer = cluster.chat(MODEL, "anyone?", false, &[]).await?;
+            // Envoy's own 503 has neither.
+            let refused = answer.status == 503
+                && answer
+                    .headers
+                    .get("x-llm-d-request-dropped-reason")
+                    .is_some_and(|reason| reason == "rejected-no-endpoints")
+                && answer.text().contains("failed to find endpoint candidates");
+            Ok((!refused).then(|| format!("{} {}", answer.status, answer.text())))
+        })
+        .await?;
+    patch(
+        cluster,
+        "modelservice",
+        MODEL,
+        &json!({"spec": {"decode": {"replicas": 3}}}),
+    )
+    .await?;
+    wait_status(cluster, "decodeReady", "3/3").await?;
+    answers(cluster).await
+}
 
 #[test]
 fn edits_roll_out_once_and_deletion_leaves_nothing() -> Result<()> {
@@ -75,37 +110,7 @@ fn edits_roll_out_once_and_deletion_leaves_nothing() -> Result<()> {
             generation().await?.as_i64() == rolled_from.as_i64().map(|generation| generation + 1)
         );
 
-        eprintln!("decode to 0 and back");
-        patch(
-            &cluster,
-            "modelservice",
-            MODEL,
-            &json!({"spec": {"decode": {"replicas": 0}}}),
-        )
-        .await?;
-        wait_status(&cluster, "decodeReady", "0/0").await?;
-        cluster
-            .wait_for("an empty pool", LIMIT, || async {
-                let answer = cluster.chat(MODEL, "anyone?", false, &[]).await?;
-                // Envoy's own 503 has neither.
-                let refused = answer.status == 503
-                    && answer
-                        .headers
-                        .get("x-llm-d-request-dropped-reason")
-                        .is_some_and(|reason| reason == "rejected-no-endpoints")
-                    && answer.text().contains("failed to find endpoint candidates");
-                Ok((!refused).then(|| format!("{} {}", answer.status, answer.text())))
-            })
-            .await?;
-        patch(
-            &cluster,
-            "modelservice",
-            MODEL,
-            &json!({"spec": {"decode": {"replicas": 3}}}),
-        )
-        .await?;
-        wait_status(&cluster, "decodeReady", "3/3").await?;
-        answers(&cluster).await?;
+        to_zero_and_back(&cluster).await?;
 
         eprintln!("prefill goes");
         patch(
