@@ -14,7 +14,7 @@ const MODEL_SERVICE: &str = include_str!("../../examples/llama-3-2-1b/modelservi
 
 /// The EPP as started by the rendered args, and what it does not know of them.
 fn started(pool: Option<PoolVersion>) -> (Args, Vec<String>) {
-    let mut ms: ModelService = serde_yaml::from_str(MODEL_SERVICE).unwrap();
+    let mut ms: ModelService = serde_yaml::from_str(MODEL_SERVICE).expect("the example");
     ms.metadata.namespace = Some("llm-d".to_owned());
     let resolved = Resolved {
         served: Served {
@@ -24,23 +24,23 @@ fn started(pool: Option<PoolVersion>) -> (Args, Vec<String>) {
         },
         ..Resolved::default()
     };
-    let plan = plan(&Settings::default(), &ms, &resolved).unwrap();
-    let deployment = plan.epp.unwrap().deployment;
-    let pod = deployment.spec.template.spec.unwrap();
+    let plan = plan(&Settings::default(), &ms, &resolved).expect("a plan");
+    let deployment = plan.epp.expect("an EPP").deployment;
+    let pod = deployment.spec.template.spec.expect("a pod");
     let container = pod
         .containers
         .into_iter()
         .find(|c| c.name == "epp")
-        .unwrap();
+        .expect("a container");
     let words = ["epp".to_owned()]
         .into_iter()
-        .chain(container.args.unwrap());
+        .chain(container.args.expect("args"));
     let (kept, ignored) = normalize(words.collect());
-    let args = Args::try_parse_from(kept).unwrap();
+    let args = Args::try_parse_from(kept).expect("args the EPP knows");
     let port = |name: &str| {
         let ports = container.ports.iter().flatten();
         let port = ports.into_iter().find(|p| p.name.as_deref() == Some(name));
-        port.unwrap().container_port
+        port.expect("a named port").container_port
     };
     assert_eq!(port("grpc"), i32::from(args.grpc_port));
     assert_eq!(port("grpc-health"), i32::from(args.grpc_health_port));
