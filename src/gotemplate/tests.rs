@@ -54,6 +54,37 @@ fn unknown_and_refused_functions_are_found_before_anything_runs() {
 }
 
 #[test]
+fn functions_of_chance_time_secrets_and_the_world_are_refused_in_branches_never_taken() {
+    for name in [
+        "env",
+        "expandenv",
+        "getHostByName",
+        "now",
+        "date",
+        "ago",
+        "randAlphaNum",
+        "randInt",
+        "uuidv4",
+        "shuffle",
+        "genPrivateKey",
+        "genSelfSignedCert",
+        "bcrypt",
+        "htpasswd",
+        "derivePassword",
+        "encryptAES",
+    ] {
+        let error = render(&format!(
+            "{{{{ if false }}}}{{{{ {name} 1 }}}}{{{{ end }}}}"
+        ));
+        let message = error.unwrap_err().message;
+        assert!(
+            message.starts_with(&format!("function \"{name}\" is refused: it ")),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn an_unclosed_block_is_named_where_it_opens() {
     let error = render("a\n{{ if .HFModelName }}").unwrap_err();
     assert_eq!((error.line, error.column), (2, 1));

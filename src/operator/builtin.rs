@@ -240,9 +240,12 @@ fn fill_gpus(container: &mut Container, parallelism: Option<&Parallelism>) {
     let Some(parallelism) = parallelism else {
         return;
     };
-    let count = parallelism.tensor.unwrap_or(1).max(1)
-        * parallelism.pipeline.unwrap_or(1).max(1)
-        * parallelism.data.unwrap_or(1).max(1);
+    // No node has so many: such pods stay pending and say why, which beats a crash here.
+    let count = [parallelism.tensor, parallelism.pipeline, parallelism.data]
+        .into_iter()
+        .fold(1_i32, |count, size| {
+            count.saturating_mul(size.unwrap_or(1).max(1))
+        });
     let resources: &mut ResourceRequirements = container.resources.get_or_insert_default();
     let limits = resources.limits.get_or_insert_default();
     if !limits.keys().any(|resource| resource.ends_with("/gpu")) {

@@ -1,6 +1,8 @@
 //! Rules of the source tree that no compiler checks: how files open, what pure modules may
 //! reach, which generated files must agree.
 
+mod contract;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
