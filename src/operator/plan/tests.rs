@@ -298,7 +298,7 @@ fn the_status_names_only_what_exists_and_each_account_by_its_role() {
         let seen = Seen {
             plan: &plan,
             outcome: &outcome,
-            observed: &Observed::default(),
+            observed: Some(&Observed::default()),
         };
         let now = jiff::Timestamp::UNIX_EPOCH.into();
         let status = status::compute(&ms, Some(&seen), None, &now);
