@@ -16,10 +16,13 @@
 
 #[cfg(feature = "kube")]
 pub mod api;
+#[cfg(feature = "operator")]
+pub mod bench;
 pub mod contract;
 #[cfg(feature = "epp")]
 pub mod epp;
 pub mod gotemplate;
+pub mod kv;
 pub mod openai;
 #[cfg(feature = "operator")]
 pub mod operator;

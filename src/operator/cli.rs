@@ -13,8 +13,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use super::settings::Settings;
+use crate::bench;
 
-const SUBCOMMANDS: &[&str] = &["run", "generate", "crd", "rbac", "help"];
+const SUBCOMMANDS: &[&str] = &["run", "generate", "crd", "rbac", "bench", "help"];
 
 /// One `ModelService` in, a KV-cache-aware LLM service out.
 #[derive(Debug, Parser)]
@@ -34,6 +35,8 @@ enum Command {
     Crd,
     /// Print the RBAC rules the operator or the EPP needs.
     Rbac(rbac::RbacArgs),
+    /// Measure a running service from outside.
+    Bench(bench::cli::BenchArgs),
 }
 
 /// Flags that shape what is rendered, shared by `run` and `generate`.
@@ -92,7 +95,7 @@ impl RenderArgs {
 }
 
 /// Parses the process's arguments and does what they say. The exit code is 0 on
-/// success, 2 for a wrong command line, 1 for everything else.
+/// success, 2 for a wrong command line, 1 for everything else; `bench` has its own.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse_from(arrange(std::env::args().collect())) {
         Ok(cli) => cli,
@@ -103,6 +106,8 @@ pub fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Crd => crd::run(),
         Command::Rbac(args) => rbac::run(&args),
+        // Its exit codes say more than success and failure.
+        Command::Bench(args) => return bench::cli::main(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -166,6 +171,14 @@ mod tests {
         };
         assert!(args.leader_elect);
         assert_eq!(args.render.settings().pd_pull_secrets, ["a", "b"]);
+    }
+
+    #[test]
+    fn words_of_other_subcommands_may_be_values_of_bench() {
+        let cli = parse(
+            "/manager bench cache-hit --url http://g --model m -n llm-d --label run --host crd",
+        );
+        assert!(matches!(cli.command, Command::Bench(_)));
     }
 
     #[test]

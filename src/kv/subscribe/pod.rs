@@ -1,0 +1,255 @@
+//! One endpoint's stream, from connect to removal. IO.
+//!
+//! The ZeroMQ library would reconnect by itself, but without a limit on a handshake's time and
+//! with pauses of up to half a minute; so each connection is a socket of its own here.
+
+use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use zeromq::{Socket, SocketEvent, SocketOptions, SocketRecv, SubSocket, ZmqMessage};
+
+use super::recover::{Recover, Recovered};
+use super::rules::{self, Refused, Seen, Sequence};
+use super::writer::Change;
+use super::{Settings, Shared, Wanted};
+use crate::kv::event::{self, Event};
+use crate::kv::metrics::{Metrics, StreamEvent};
+use crate::telemetry::shutdown::Shutdown;
+
+/// What every topic of the convention starts with.
+const SUBSCRIPTION: &str = "kv@";
+
+/// The writer is gone: the program ends.
+struct Closed;
+
+pub(super) struct Pod {
+    wanted: Wanted,
+    settings: Arc<Settings>,
+    shared: Arc<Shared>,
+    changes: mpsc::Sender<Change>,
+    recover: Arc<dyn Recover>,
+    metrics: Metrics,
+    sequence: Sequence,
+    /// The last topic's model; the same in every message.
+    model: Arc<str>,
+}
+
+impl Pod {
+    pub(super) fn new(
+        wanted: Wanted,
+        settings: Arc<Settings>,
+        shared: Arc<Shared>,
+        changes: mpsc::Sender<Change>,
+        recover: Arc<dyn Recover>,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            wanted,
+            settings,
+            shared,
+            changes,
+            recover,
+            metrics,
+            sequence: Sequence::default(),
+            model: Arc::from(""),
+        }
+    }
+
+    /// Follows the endpoint until it is stopped, then has the index forget it.
+    pub(super) async fn run(
+        mut self,
+        stop: CancellationToken,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<()> {
+        let added = Change::Add(Arc::clone(&self.shared));
+        if self.changes.send(added).await.is_err() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = shutdown.requested() => {}
+            Closed = self.follow() => {}
+        }
+        self.shared.reporting.store(false, Ordering::Relaxed);
+        let removed = Change::Remove(Arc::clone(&self.shared));
+        tokio::select! {
+            _ = self.changes.send(removed) => {}
+            () = shutdown.requested() => {}
+        }
+        Ok(())
+    }
+
+    /// Connects again and again.
+    async fn follow(&mut self) -> Closed {
+        let Some(port) = self.wanted.events_port else {
+            return std::future::pending().await;
+        };
+        let jitter = RandomState::new();
+        let mut failures = 0_u32;
+        loop {
+            let batches_before = self.shared.last_batch.load(Ordering::Relaxed);
+            if let Err(closed) = self.connection(port).await {
+                return closed;
+            }
+            self.shared.reporting.store(false, Ordering::Relaxed);
+            self.metrics.stream(StreamEvent::Reconnect);
+            let brought_something =
+                self.shared.last_batch.load(Ordering::Relaxed) != batches_before;
+            failures = if brought_something { 0 } else { failures + 1 };
+            let longest = self
+                .settings
+                .first_backoff
+                .saturating_mul(1 << failures.min(16))
+                .min(self.settings.max_backoff);
+            // Between half and all of it: subscribers that lost one engine do not come back
+            // to it at one moment.
+            let part = jitter.hash_one(failures) % 1000;
+            let pause = longest / 2 + longest.mul_f64(part as f64 / 2000.0);
+            tracing::debug!(
+                endpoint = %self.wanted.endpoint,
+                pause_ms = pause.as_millis() as u64,
+                "no connection to the endpoint's KV events"
+            );
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// One connection, from its start to its end.
+    async fn connection(&mut self, port: u16) -> Result<(), Closed> {
+        let timeout = self.settings.connect_timeout;
+        let mut options = SocketOptions::default();
+        options.connect_timeout(timeout);
+        let mut socket = SubSocket::with_options(options);
+        let mut events = socket.monitor();
+        let mut address = self.wanted.endpoint;
+        address.set_port(port);
+        let connect = async {
+            socket.subscribe(SUBSCRIPTION).await?;
+            socket.connect(&format!("tcp://{address}")).await
+        };
+        // The library's own limit does not cover its last step.
+        match tokio::time::timeout(timeout + timeout / 2, connect).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return Ok(()),
+        }
+        tracing::debug!(endpoint = %self.wanted.endpoint, "connected to the endpoint's KV events");
+        loop {
+            tokio::select! {
+                // What was received before the end is read before the end is seen.
+                biased;
+                message = socket.recv() => match message {
+                    Ok(message) => self.take(&message).await?,
+                    Err(_) => return Ok(()),
+                },
+                event = events.next() => {
+                    if matches!(event, None | Some(SocketEvent::Disconnected(_))) {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in one message.
+    async fn take(&mut self, message: &ZmqMessage) -> Result<(), Closed> {
+        let frames: Vec<&[u8]> = message.iter().map(AsRef::as_ref).collect();
+        let expected = self.settings.model.as_deref();
+        let message = match rules::read(&frames, self.wanted.endpoint, expected) {
+            Ok(message) => message,
+            Err(refused) => {
+                self.metrics.stream(match refused {
+                    Refused::BadFrames => StreamEvent::BadFrames,
+                    Refused::Foreign => StreamEvent::Foreign,
+                    Refused::OtherModel => StreamEvent::OtherModel,
+                });
+                return Ok(());
+            }
+        };
+        if *self.model != *message.model {
+            self.model = Arc::from(message.model);
+        }
+        match self.sequence.see(message.sequence) {
+            Seen::Next => {}
+            Seen::JoinedLate => {
+                self.metrics.stream(StreamEvent::JoinedLate);
+                self.missed(0..message.sequence).await?;
+            }
+            Seen::Gap(first) => {
+                self.metrics.stream(StreamEvent::Gap);
+                self.missed(first..message.sequence).await?;
+            }
+            Seen::Restart => {
+                self.metrics.stream(StreamEvent::Restart);
+                self.shared.cold.store(false, Ordering::Relaxed);
+                self.send(Change::Clear(Arc::clone(&self.shared))).await?;
+                if message.sequence > 0 {
+                    self.missed(0..message.sequence).await?;
+                }
+            }
+        }
+        self.apply(message.payload).await
+    }
+
+    /// Batches are missing: gets them elsewhere, or gives up what depends on them.
+    async fn missed(&mut self, missed: Range<u64>) -> Result<(), Closed> {
+        let count = missed.end - missed.start;
+        let from_start = missed.start == 0;
+        match self.recover.recover(&self.wanted, missed).await {
+            Recovered::Payloads(payloads) if payloads.len() as u64 == count => {
+                for payload in payloads {
+                    self.apply(&payload).await?;
+                }
+            }
+            Recovered::Payloads(_) | Recovered::Lost => {
+                self.shared.cold.store(true, Ordering::Relaxed);
+                // Of an engine whose beginning was missed nothing is held yet. After a gap,
+                // blocks may be held here that the engine has removed.
+                if !from_start {
+                    self.send(Change::Clear(Arc::clone(&self.shared))).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands one batch to the writer.
+    async fn apply(&mut self, payload: &[u8]) -> Result<(), Closed> {
+        let Ok(batch) = event::decode(payload) else {
+            self.metrics.stream(StreamEvent::BadPayload);
+            self.shared.cold.store(true, Ordering::Relaxed);
+            return Ok(());
+        };
+        for rejected in &batch.rejected {
+            self.metrics.rejected(rejected.reason.label());
+        }
+        if batch.events.contains(&Event::Cleared) {
+            // An empty cache holds nothing that is not known here.
+            self.shared.cold.store(false, Ordering::Relaxed);
+        }
+        self.shared.saw_batch(Instant::now());
+        self.send(Change::Batch {
+            of: Arc::clone(&self.shared),
+            model: Arc::clone(&self.model),
+            rank: batch.rank.unwrap_or(0),
+            events: batch.events,
+        })
+        .await
+    }
+
+    async fn send(&self, change: Change) -> Result<(), Closed> {
+        match self.changes.try_send(change) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(Closed),
+            Err(mpsc::error::TrySendError::Full(change)) => {
+                self.metrics.stream(StreamEvent::QueueFull);
+                self.changes.send(change).await.map_err(|_| Closed)
+            }
+        }
+    }
+}
