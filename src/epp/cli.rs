@@ -83,6 +83,19 @@ pub struct Args {
     /// The largest request body held, in bytes; larger ones are answered with 413.
     #[arg(long, env = "MAX_BODY_BYTES", default_value_t = 32 << 20)]
     pub max_body_bytes: usize,
+    /// Folder with the model's `tokenizer.json` and chat template; without it the engines are
+    /// asked for tokens.
+    #[arg(long, env = "TOKENIZER_PATH", value_name = "DIR")]
+    pub tokenizer: Option<PathBuf>,
+    /// The model whose KV events are believed; any where unset.
+    #[arg(long, env = contract::ENV_MODEL)]
+    pub model: Option<String>,
+    /// Port on which engines publish KV events over ZeroMQ.
+    #[arg(long, env = contract::ENV_KV_EVENTS_PORT, default_value_t = contract::PORT_KV_EVENTS)]
+    pub kv_events_port: u16,
+    /// Port on which engines replay missed KV events.
+    #[arg(long, env = contract::ENV_KV_REPLAY_PORT, default_value_t = contract::PORT_KV_REPLAY)]
+    pub kv_replay_port: u16,
     /// Seconds for open streams to end after SIGTERM.
     #[arg(long, default_value = "30s")]
     pub drain_timeout: String,

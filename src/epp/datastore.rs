@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::watch;
 
-use crate::scheduling::endpoint::{Candidate, EndpointId, Role};
+use crate::scheduling::endpoint::{EndpointId, Role};
 
 /// What discovery knows about one endpoint.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -16,6 +17,8 @@ pub struct Discovered {
     pub id: EndpointId,
     /// Name of its pod.
     pub pod: String,
+    /// The pod's uid: an address may be given to another pod later.
+    pub pod_uid: String,
     /// What it may be used for.
     pub role: Role,
     /// Its pod is ready and not going away.
@@ -24,16 +27,38 @@ pub struct Discovered {
 
 /// One endpoint and what is in flight to it.
 #[derive(Debug)]
-struct Entry {
-    endpoint: Discovered,
+pub struct Entry {
+    /// What discovery knows.
+    pub endpoint: Discovered,
     in_flight: Arc<AtomicU64>,
 }
 
+impl Entry {
+    /// Requests sent there that have not ended.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Acquire)
+    }
+}
+
+/// The endpoints of one moment.
+pub type Snapshot = Guard<Arc<Vec<Entry>>>;
+
 /// All endpoints; cheap to clone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Datastore {
     snapshot: Arc<ArcSwap<Vec<Entry>>>,
     synced: Arc<AtomicBool>,
+    changes: watch::Sender<()>,
+}
+
+impl Default for Datastore {
+    fn default() -> Self {
+        Self {
+            snapshot: Arc::default(),
+            synced: Arc::default(),
+            changes: watch::Sender::new(()),
+        }
+    }
 }
 
 /// Counts one request as in flight until dropped.
@@ -67,6 +92,12 @@ impl Datastore {
             })
             .collect();
         self.snapshot.store(Arc::new(entries));
+        self.changes.send_replace(());
+    }
+
+    /// Tells of every replacement of the endpoints.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// Says that discovery has seen everything once.
@@ -79,26 +110,41 @@ impl Datastore {
         self.synced.load(Ordering::Acquire)
     }
 
-    /// The candidates of a decision that begins now.
-    pub fn candidates(&self) -> Vec<Candidate> {
-        self.snapshot
-            .load()
-            .iter()
-            .map(|entry| Candidate {
-                id: entry.endpoint.id,
-                role: entry.endpoint.role,
-                ready: entry.endpoint.ready,
-                in_flight: entry.in_flight.load(Ordering::Acquire),
-                // No index feeds these yet: cold everywhere.
-                cached_blocks: 0,
-                prefix_blocks: 0,
-            })
-            .collect()
+    /// The endpoints as they are now.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot.load()
     }
 
-    /// Counts a request at its endpoints, from now until the guard is dropped.
-    pub fn track(&self, endpoints: impl IntoIterator<Item = EndpointId>) -> InFlight {
-        let snapshot = self.snapshot.load();
+    /// Counts a request at its endpoints, from now until the guard is dropped, if each still
+    /// has as much in flight as the decision saw. `None` when another request was faster: the
+    /// decision is stale, and to keep it would send a burst of requests to one endpoint.
+    pub fn track(
+        snapshot: &Snapshot,
+        endpoints: impl IntoIterator<Item = (EndpointId, u64)>,
+    ) -> Option<InFlight> {
+        let mut counted = InFlight(Vec::new());
+        for (id, seen) in endpoints {
+            let Some(entry) = snapshot.iter().find(|entry| entry.endpoint.id == id) else {
+                continue;
+            };
+            let swapped = entry.in_flight.compare_exchange(
+                seen,
+                seen + 1,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+            // What was counted so far is taken back by the guard.
+            swapped.ok()?;
+            counted.0.push(Arc::clone(&entry.in_flight));
+        }
+        Some(counted)
+    }
+
+    /// Counts a request at its endpoints whatever else happens there.
+    pub fn track_anyway(
+        snapshot: &Snapshot,
+        endpoints: impl IntoIterator<Item = EndpointId>,
+    ) -> InFlight {
         let counts: Vec<_> = endpoints
             .into_iter()
             .filter_map(|id| snapshot.iter().find(|entry| entry.endpoint.id == id))
@@ -114,10 +160,7 @@ impl Datastore {
     pub fn totals(&self) -> (i64, i64, i64) {
         let snapshot = self.snapshot.load();
         let ready = snapshot.iter().filter(|entry| entry.endpoint.ready).count() as i64;
-        let in_flight: u64 = snapshot
-            .iter()
-            .map(|e| e.in_flight.load(Ordering::Acquire))
-            .sum();
+        let in_flight: u64 = snapshot.iter().map(Entry::in_flight).sum();
         (ready, snapshot.len() as i64 - ready, in_flight as i64)
     }
 }

@@ -1,23 +1,31 @@
-//! One request, from what the session holds to where it goes: parse -> schedule. IO-free
-//! but for the counters it moves; takes no lock.
+//! One request, from what the session holds to where it goes: parse -> gather what is known
+//! -> schedule -> count. IO-free but for the tokens it may ask an engine for; takes no lock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::datastore::{Datastore, InFlight};
+use super::datastore::{Datastore, Entry, InFlight, Snapshot};
+use super::decisions::{Decisions, Record};
+use super::knowledge::{Knowledge, PromptBlocks};
 use super::metrics::Metrics;
 use super::respond::{Refusal, Routed};
 use super::session::{self, Session};
 use crate::openai;
 use crate::scheduling::config::Settings;
+use crate::scheduling::endpoint::{Candidate, Role};
 use crate::scheduling::{Decision, request, schedule};
 
+/// How often a decision is made anew because another request was faster. Each round some
+/// request gets its place, so a few are enough to spread a burst.
+const ROUNDS: usize = 4;
+
 /// Decides for all streams; shared by them.
-#[derive(Debug)]
 pub struct Director {
     settings: Settings,
     datastore: Datastore,
+    knowledge: Knowledge,
+    decisions: Decisions,
     metrics: Metrics,
     /// Whose turn it is among equals.
     rotation: AtomicUsize,
@@ -26,11 +34,20 @@ pub struct Director {
     id_prefix: String,
 }
 
+/// A request, read.
+struct Read {
+    request: request::Request,
+    model: String,
+    prompt: PromptBlocks,
+}
+
 impl Director {
     /// A director over these endpoints.
     pub fn new(
         settings: Settings,
         datastore: Datastore,
+        knowledge: Knowledge,
+        decisions: Decisions,
         metrics: Metrics,
         id_prefix: String,
     ) -> Arc<Self> {
@@ -38,6 +55,8 @@ impl Director {
         Arc::new(Self {
             settings,
             datastore,
+            knowledge,
+            decisions,
             metrics,
             rotation,
             ids,
@@ -47,9 +66,9 @@ impl Director {
 
     /// Decides one request. The guard counts it as in flight until its stream ends; it is
     /// taken before this returns, so the next decision sees it.
-    pub fn decide(&self, session: &Session) -> (Result<Routed, Refusal>, Option<InFlight>) {
+    pub async fn decide(&self, session: &Session) -> (Result<Routed, Refusal>, Option<InFlight>) {
         let started = Instant::now();
-        let result = self.route(session);
+        let result = self.route(session).await;
         self.metrics.decided(
             started.elapsed(),
             result
@@ -62,60 +81,154 @@ impl Director {
         }
     }
 
-    fn route(&self, session: &Session) -> Result<(Routed, InFlight), Refusal> {
-        let request = self.read(session)?;
-        let candidates = self.datastore.candidates();
-        let turn = self.rotation.fetch_add(1, Ordering::Relaxed);
-        let decision =
-            schedule(&self.settings, &request, &candidates, turn).map_err(Refusal::no_endpoint)?;
-        let guard = self
-            .datastore
-            .track([decision.decode].into_iter().chain(decision.prefill));
-        let routed = self.routed(session, &decision);
-        tracing::debug!(
-            request_id = session::request_id(session.headers()).or(routed.new_request_id.as_deref()),
-            decode = %decision.decode,
-            prefill = decision.prefill.map(tracing::field::display),
-            explain = ?decision.explain,
-            "decided"
-        );
+    async fn route(&self, session: &Session) -> Result<(Routed, InFlight), Refusal> {
+        let mut read = self.read(session).await?;
+        // Nothing is awaited from here on: what the decision sees is what there is now.
+        let endpoints = self.datastore.snapshot();
+        let decided = self.choose(&endpoints, &mut read);
+        let new_id = session::request_id(session.headers())
+            .is_none()
+            .then(|| self.new_id());
+        let id = session::request_id(session.headers()).or(new_id.as_deref());
+        let result = match &decided {
+            Ok((decision, _)) => {
+                self.metrics.chosen(decision);
+                let now = Instant::now();
+                self.knowledge.chosen(
+                    decision,
+                    &endpoints,
+                    &mut read.prompt,
+                    read.request.session,
+                    now,
+                );
+                Ok(Routed {
+                    destination: decision.decode.to_string(),
+                    prefiller: decision.prefill.map(|endpoint| endpoint.to_string()),
+                    new_request_id: new_id.clone(),
+                })
+            }
+            Err(error) => Err(Refusal::no_endpoint(*error)),
+        };
+        let (outcome, guard) = match decided {
+            Ok((decision, guard)) => (Ok(decision), Some(guard)),
+            Err(error) => (Err(error.to_string()), None),
+        };
+        if let Ok(decision) = &outcome {
+            tracing::debug!(
+                request_id = id,
+                decode = %decision.decode,
+                prefill = decision.prefill.map(tracing::field::display),
+                table = decision.table(),
+                "decided"
+            );
+        }
+        self.decisions.keep(Record {
+            at_unix_ms: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_millis() as u64),
+            request_id: id.unwrap_or_default().to_owned(),
+            model: read.model,
+            session: read.request.session,
+            prompt_chars: read.prompt.chars,
+            prompt_tokens: read.prompt.tokens.as_ref().map(|tokens| tokens.len()),
+            tokens_from: read.prompt.tokens_from,
+            outcome,
+        });
+        let routed = result?;
+        let guard = guard.expect("a decision was made, so its endpoints are counted");
         Ok((routed, guard))
     }
 
+    /// Schedules, and counts the request at the endpoints before anyone else decides by the
+    /// same numbers; decides anew when somebody did.
+    fn choose(
+        &self,
+        endpoints: &Snapshot,
+        read: &mut Read,
+    ) -> Result<(Decision, InFlight), crate::scheduling::decision::NoEndpoint> {
+        let turn = self.rotation.fetch_add(1, Ordering::Relaxed);
+        let mut candidates = self.knowledge.candidates(
+            endpoints,
+            &mut read.prompt,
+            read.request.session,
+            Instant::now(),
+        );
+        for round in 1.. {
+            let decision = schedule(&self.settings, &read.request, &candidates, turn)?;
+            let chosen = [Some(decision.decode), decision.prefill];
+            let ids = chosen.into_iter().flatten();
+            if round == ROUNDS {
+                let guard = Datastore::track_anyway(endpoints, ids);
+                return Ok((decision, guard));
+            }
+            let seen = ids.filter_map(|id| {
+                let candidate = candidates.iter().find(|candidate| candidate.id == id)?;
+                Some((id, candidate.in_flight))
+            });
+            if let Some(guard) = Datastore::track(endpoints, seen.collect::<Vec<_>>()) {
+                return Ok((decision, guard));
+            }
+            refresh(&mut candidates, endpoints);
+        }
+        unreachable!("the last round always counts")
+    }
+
     /// What the decision depends on. Only bodies of the OpenAI API are read.
-    fn read(&self, session: &Session) -> Result<request::Request, Refusal> {
+    async fn read(&self, session: &Session) -> Result<Read, Refusal> {
         let headers = session.headers();
-        let mut prompt_bytes = 0;
+        let mut read = Read {
+            request: request::Request {
+                prompt_chars: 0,
+                session: session::session_header(headers, &self.settings.session.headers)
+                    .filter(|_| self.settings.uses_sessions())
+                    .map(hash),
+                subset: session.subset().map(<[_]>::to_vec),
+            },
+            model: String::new(),
+            prompt: PromptBlocks::none("no-body"),
+        };
         if let Some(body) = session.body()
-            && session::path(headers).starts_with("/v1/")
+            && session::may_be_json(headers)
         {
             let parsed =
                 openai::request::Request::parse(body).map_err(|e| Refusal::bad_request(&e))?;
-            parsed
+            let model = parsed
                 .model()
                 .map_err(|error| Refusal::bad_request(&error))?;
-            prompt_bytes = parsed.prompt_bytes();
+            let engine = self.any_engine();
+            read.prompt = self.knowledge.prompt(&parsed, body, &model, engine).await;
+            read.request.prompt_chars = read.prompt.chars;
+            read.model = model.into_owned();
         }
-        Ok(request::Request {
-            prompt_bytes,
-            prompt_blocks: 0,
-            session: session::session_header(headers, &self.settings.session.headers).map(hash),
-            subset: session.subset().map(<[_]>::to_vec),
-        })
+        Ok(read)
     }
 
-    fn routed(&self, session: &Session, decision: &Decision) -> Routed {
-        let new_request_id = session::request_id(session.headers()).is_none().then(|| {
-            format!(
-                "{}-{:x}",
-                self.id_prefix,
-                self.ids.fetch_add(1, Ordering::Relaxed)
-            )
-        });
-        Routed {
-            destination: decision.decode.to_string(),
-            prefiller: decision.prefill.map(|endpoint| endpoint.to_string()),
-            new_request_id,
+    /// A ready engine that can be asked about tokens, in turn.
+    fn any_engine(&self) -> Option<std::net::SocketAddr> {
+        let endpoints = self.datastore.snapshot();
+        let ready: Vec<_> = endpoints
+            .iter()
+            .filter(|entry| entry.endpoint.ready && entry.endpoint.role.serves(Role::Decode))
+            .collect();
+        let turn = self.rotation.load(Ordering::Relaxed);
+        let entry = ready.get(turn % ready.len().max(1))?;
+        Some(entry.endpoint.id.0)
+    }
+
+    fn new_id(&self) -> String {
+        let count = self.ids.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{count:x}", self.id_prefix)
+    }
+}
+
+/// Brings the counts of the candidates up to date.
+fn refresh(candidates: &mut [Candidate], endpoints: &[Entry]) {
+    for candidate in candidates {
+        if let Some(entry) = endpoints
+            .iter()
+            .find(|entry| entry.endpoint.id == candidate.id)
+        {
+            candidate.in_flight = entry.in_flight();
         }
     }
 }

@@ -46,6 +46,23 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// `namespace/name`: what replicas of one EPP have in common and others do not.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Pool { namespace, name } => format!("{namespace}/{name}"),
+            Self::Selector { namespace, target } => {
+                let labels: Vec<_> = target
+                    .labels
+                    .iter()
+                    .map(|(key, value)| format!("{key}={value}"))
+                    .collect();
+                format!("{namespace}/{}", labels.join(","))
+            }
+        }
+    }
+}
+
 /// Keeps the datastore right until shutdown.
 ///
 /// # Errors
@@ -274,6 +291,7 @@ pub fn endpoints_of(pod: &Pod, ports: &[u16]) -> Vec<Discovered> {
         .map(|port| Discovered {
             id: EndpointId(SocketAddr::new(address, *port)),
             pod: pod.name_any(),
+            pod_uid: pod.uid().unwrap_or_default(),
             role,
             ready,
         })

@@ -10,6 +10,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::scheduling::Decision;
+
 /// How a request was answered.
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 pub struct StatusLabel {
@@ -24,11 +26,19 @@ pub struct ReadyLabel {
     pub ready: &'static str,
 }
 
+/// What was decided about prefill.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct PrefillLabel {
+    /// A word of [`crate::scheduling::decision::PrefillBecause`].
+    pub because: &'static str,
+}
+
 /// The EPP's metrics; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     requests: Family<StatusLabel, Counter>,
     seconds: Histogram,
+    prefill: Family<PrefillLabel, Counter>,
     skipped: Counter,
     streams: Gauge,
     endpoints: Family<ReadyLabel, Gauge>,
@@ -43,6 +53,7 @@ impl Metrics {
             seconds: Histogram::new([
                 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 5e-3, 2.5e-2, 0.1,
             ]),
+            prefill: Family::default(),
             skipped: Counter::default(),
             streams: Gauge::default(),
             endpoints: Family::default(),
@@ -58,6 +69,11 @@ impl Metrics {
             "decision_seconds",
             "Time of one decision",
             metrics.seconds.clone(),
+        );
+        registry.register(
+            "prefill_decisions",
+            "Decisions by whether the prompt is computed on a prefill endpoint, and why",
+            metrics.prefill.clone(),
         );
         registry.register(
             "skipped_streams",
@@ -91,6 +107,12 @@ impl Metrics {
             })
             .inc();
         self.seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts what was decided about prefill.
+    pub fn chosen(&self, decision: &Decision) {
+        let because = decision.prefill_because.as_str();
+        self.prefill.get_or_create(&PrefillLabel { because }).inc();
     }
 
     /// Counts one stream of somebody else's filter.

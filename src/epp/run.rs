@@ -19,13 +19,14 @@ use tonic_health::server::HealthReporter;
 use super::authority::Readable;
 use super::cli::{self, Args};
 use super::datastore::Datastore;
+use super::decisions::Decisions;
 use super::director::Director;
-use super::discover;
 use super::metrics::Metrics;
 use super::server::Server;
 use super::session::BodyMode;
+use super::{discover, gather};
 use crate::contract;
-use crate::scheduling::config::{ScorerKind, Settings};
+use crate::scheduling::config::Settings;
 use crate::telemetry::admin::{self, Readiness};
 use crate::telemetry::logging;
 use crate::telemetry::shutdown::Shutdown;
@@ -77,19 +78,6 @@ fn settings() -> anyhow::Result<Settings> {
     for warning in warnings {
         tracing::warn!(variable = warning.name, "{}", warning.message);
     }
-    for (kind, _) in settings
-        .decode
-        .scorers
-        .iter()
-        .chain(&settings.prefill.scorers)
-    {
-        if matches!(kind, ScorerKind::Prefix | ScorerKind::KvCache) {
-            tracing::warn!(
-                scorer = kind.stem(),
-                "no index feeds this scorer in this version: it gives every endpoint the same score"
-            );
-        }
-    }
     tracing::info!(?settings, "settings");
     Ok(settings)
 }
@@ -114,16 +102,20 @@ async fn serve(args: &Args, settings: Settings) -> anyhow::Result<()> {
     let metrics = Metrics::register(&mut registry);
     let datastore = Datastore::default();
     let readiness = Readiness::default();
-    let router =
-        admin::metrics_router(Arc::new(registry)).merge(admin::health_router(readiness.clone()));
+    let name = source.name();
+    shutdown.spawn(
+        "discovery",
+        discover::run(client, source, datastore.clone(), shutdown.clone()),
+    );
+    let knowledge = gather::start(args, &settings, &name, &datastore, &mut registry, &shutdown)?;
+    let decisions = Decisions::default();
+    let router = admin::metrics_router(Arc::new(registry))
+        .merge(admin::health_router(readiness.clone()))
+        .merge(decisions.clone().router());
     let address = SocketAddr::new(host, args.metrics_port);
     shutdown.spawn(
         "metrics server",
         admin::serve(address, router, shutdown.clone()),
-    );
-    shutdown.spawn(
-        "discovery",
-        discover::run(client, source, datastore.clone(), shutdown.clone()),
     );
 
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -149,7 +141,14 @@ async fn serve(args: &Args, settings: Settings) -> anyhow::Result<()> {
             .with_context(|| format!("health server on {address}"))
     });
 
-    let director = Director::new(settings, datastore, metrics.clone(), id_prefix());
+    let director = Director::new(
+        settings,
+        datastore,
+        knowledge,
+        decisions,
+        metrics.clone(),
+        id_prefix(),
+    );
     let processor = Server {
         director,
         metrics,

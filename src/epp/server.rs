@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::ExternalProcessor;
 use envoy_types::pb::envoy::service::ext_proc::v3::{ProcessingRequest, ProcessingResponse};
@@ -19,7 +20,7 @@ use super::session::{BodyMode, Effect, Session};
 const REPLY_QUEUE: usize = 64;
 
 /// The external processor.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Server {
     /// Decides.
     pub director: Arc<Director>,
@@ -30,6 +31,10 @@ pub struct Server {
     /// The largest body held.
     pub body_limit: usize,
 }
+
+/// How long headers wait for a body when the gateway does not say whether one comes; below
+/// the 200 ms that Envoy waits for an answer by default.
+const BODY_IN_DOUBT: Duration = Duration::from_millis(100);
 
 type Replies = mpsc::Sender<Result<ProcessingResponse, Status>>;
 
@@ -56,12 +61,17 @@ impl Server {
         // Dropped with the stream, for whatever reason it ends: nothing stays counted.
         let mut in_flight = None;
         loop {
-            let message = tokio::select! {
-                message = messages.message() => message,
+            let effects = tokio::select! {
+                message = messages.message() => {
+                    let Ok(Some(message)) = message else { return };
+                    session.handle(message)
+                }
+                () = tokio::time::sleep(BODY_IN_DOUBT), if session.waits_in_doubt() => {
+                    session.no_body_came()
+                }
                 () = replies.closed() => return,
             };
-            let Ok(Some(message)) = message else { return };
-            for effect in session.handle(message) {
+            for effect in effects {
                 let sent = match effect {
                     Effect::Send(reply) => replies.send(Ok(*reply)).await.is_ok(),
                     Effect::Skipped => {
@@ -69,7 +79,7 @@ impl Server {
                         true
                     }
                     Effect::Decide => {
-                        let (outcome, guard) = self.director.decide(&session);
+                        let (outcome, guard) = self.director.decide(&session).await;
                         in_flight = guard;
                         send_all(&replies, session.decided(&outcome)).await
                     }

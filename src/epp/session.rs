@@ -108,6 +108,8 @@ pub struct Session {
     body_ended: bool,
     trailers: bool,
     subset: Option<Vec<Allowed>>,
+    /// The gateway said how it sends bodies.
+    mode_is_told: bool,
 }
 
 impl Session {
@@ -126,7 +128,25 @@ impl Session {
             body_ended: false,
             trailers: false,
             subset: None,
+            mode_is_told: false,
         }
+    }
+
+    /// True while headers wait for a body of which it is not told whether it comes at all:
+    /// call [`Session::no_body_came`] when it does not, or the gateway waits for ever.
+    pub fn waits_in_doubt(&self) -> bool {
+        self.state == State::Collecting && !self.mode_is_told && self.body.is_empty()
+    }
+
+    /// Decides on headers alone, since no body came in time. One that comes later was held
+    /// back for the answer to the headers, and goes on as it came.
+    pub fn no_body_came(&mut self) -> Vec<Effect> {
+        if !self.waits_in_doubt() {
+            return Vec::new();
+        }
+        self.mode = BodyMode::None;
+        self.state = State::Deciding;
+        vec![Effect::Decide]
     }
 
     /// Request headers.
@@ -149,6 +169,7 @@ impl Session {
         if let Some(config) = &request.protocol_config {
             self.mode = BodyMode::of(config.request_body_mode);
             self.response_mode = BodyMode::of(config.response_body_mode);
+            self.mode_is_told = true;
         }
         if let Some(subset) = request.metadata_context.as_ref().and_then(respond::subset) {
             self.subset = Some(subset);
@@ -311,6 +332,15 @@ pub fn path(headers: &Headers) -> &str {
         .split('?')
         .next()
         .unwrap_or_default()
+}
+
+/// True when the body may be the JSON of an OpenAI request: files are uploaded under the
+/// same paths in other types.
+pub fn may_be_json(headers: &Headers) -> bool {
+    path(headers).starts_with("/v1/")
+        && headers
+            .get("content-type")
+            .is_none_or(|kind| kind.to_ascii_lowercase().contains("json"))
 }
 
 /// The request's id, if the client or the gateway gave one.

@@ -307,6 +307,60 @@ fn flags_of_every_generation_are_understood() {
     }
 }
 
+#[test]
+fn a_gateway_that_does_not_say_its_mode_is_answered_though_no_body_comes() {
+    let mut session = session();
+    let (replies, decisions) = drive(&mut session, vec![headers(None, false)]);
+    assert!(replies.is_empty() && decisions.is_empty());
+    assert!(session.waits_in_doubt());
+    assert_eq!(session.no_body_came(), [Effect::Decide]);
+    assert_eq!(session.no_body_came(), [], "asked once");
+    let effects = session.decided(&routed());
+    let Some(Effect::Send(reply)) = effects.first() else {
+        panic!("no answer to the headers: {effects:?}");
+    };
+    assert!(destination(reply).is_some());
+    // A body that was held back for this answer goes on as it came.
+    let (replies, decisions) = drive(&mut session, vec![body(b"late", true)]);
+    assert!(decisions.is_empty());
+    assert!(matches!(
+        replies[0].response,
+        Some(Response::RequestBody(ref body)) if body.response.is_none()
+    ));
+}
+
+#[test]
+fn a_gateway_that_says_its_mode_is_waited_for() {
+    for mode in [FDS, BUFFERED] {
+        let mut session = session();
+        drive(&mut session, vec![headers(Some(mode), false)]);
+        assert!(!session.waits_in_doubt());
+    }
+}
+
+#[test]
+fn an_empty_pool_is_a_503_with_its_reason() {
+    let refusal = Refusal::no_endpoint(crate::scheduling::decision::NoEndpoint::PoolEmpty);
+    let mut session = session();
+    drive(&mut session, vec![]);
+    session.handle(headers(Some(NONE), false));
+    let effects = session.decided(&Err(refusal));
+    let [Effect::Send(reply)] = effects.as_slice() else {
+        panic!("{effects:?}");
+    };
+    let Some(Response::ImmediateResponse(answer)) = &reply.response else {
+        panic!("{reply:?}");
+    };
+    assert_eq!(answer.status.as_ref().map(|status| status.code), Some(503));
+    let set = &answer.headers.as_ref().unwrap().set_headers;
+    assert!(set.iter().any(|option| {
+        let header = option.header.as_ref().unwrap();
+        header.key == contract::HEADER_DROPPED_REASON
+            && header.raw_value == b"rejected-no-endpoints"
+    }));
+    assert!(String::from_utf8_lossy(&answer.body).contains("failed to find endpoint candidates"));
+}
+
 proptest! {
     #[test]
     fn any_chunking_gives_the_same_answer(bytes in prop::collection::vec(any::<u8>(), 0..200_000), cuts in prop::collection::vec(0.0..1.0_f64, 0..8)) {

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 /// The largest weight.
 const MAX_WEIGHT: u32 = 1_000_000;
-/// `PD_PROMPT_LEN_THRESHOLD` where unset, in bytes of prompt (v0.1's default).
+/// `PD_PROMPT_LEN_THRESHOLD` where unset, in characters of prompt (v0.1's default).
 const DEFAULT_PD_THRESHOLD: usize = 100;
+/// `LOAD_AWARE_SCORER_QUEUE_THRESHOLD` where unset (v0.1's default).
+const DEFAULT_QUEUE_THRESHOLD: u64 = 128;
 
 /// Which scorer.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -77,7 +79,7 @@ impl Default for SessionSettings {
 }
 
 /// Everything the scheduler is told.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Chooses the decode endpoint.
     pub decode: ProfileConfig,
@@ -85,16 +87,34 @@ pub struct Settings {
     pub prefill: ProfileConfig,
     /// Prefill on an endpoint of its own for long prompts.
     pub pd_enabled: bool,
-    /// Prompts shorter than this many bytes are prefilled where they are decoded.
+    /// Prompts shorter than this many characters are prefilled where they are decoded.
     pub pd_threshold: usize,
-    /// Count only the uncached part of a prompt against the threshold.
+    /// Count only the part of a prompt that the decode endpoint lacks against the threshold.
     pub pd_cache_aware: bool,
+    /// Requests waiting at an engine from which on it is saturated and its sessions move.
+    pub queue_threshold: u64,
     /// Sessions.
     pub session: SessionSettings,
     /// Redis of the KV index.
     pub redis_addr: Option<String>,
     /// How often deltas of the index are exchanged through Redis.
     pub index_update_interval: Option<Duration>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            decode: ProfileConfig::default(),
+            prefill: ProfileConfig::default(),
+            pd_enabled: false,
+            pd_threshold: DEFAULT_PD_THRESHOLD,
+            pd_cache_aware: true,
+            queue_threshold: DEFAULT_QUEUE_THRESHOLD,
+            session: SessionSettings::default(),
+            redis_addr: None,
+            index_update_interval: None,
+        }
+    }
 }
 
 /// A variable that cannot be understood.
@@ -130,6 +150,7 @@ const KNOWN: &[&str] = &[
     "SESSION_SCORING_ALGORITHM",
     "SESSION_HEADER_NAMES",
     "SESSION_STICKY_DURATION",
+    "LOAD_AWARE_SCORER_QUEUE_THRESHOLD",
 ];
 
 impl Settings {
@@ -154,7 +175,12 @@ impl Settings {
             pd_threshold: read
                 .whole("PD_PROMPT_LEN_THRESHOLD", usize::MAX as u64)
                 .map_or(DEFAULT_PD_THRESHOLD, |bytes| bytes as usize),
-            pd_cache_aware: read.flag("PD_CACHE_AWARE_ROUTING"),
+            // v0.1 always looked at the uncached part; only an explicit `false` stops that.
+            pd_cache_aware: read.text("PD_CACHE_AWARE_ROUTING").is_none()
+                || read.flag("PD_CACHE_AWARE_ROUTING"),
+            queue_threshold: read
+                .whole("LOAD_AWARE_SCORER_QUEUE_THRESHOLD", u64::MAX)
+                .map_or(DEFAULT_QUEUE_THRESHOLD, |requests| requests.max(1)),
             session: read.session(),
             redis_addr: read.text("KVCACHE_INDEXER_REDIS_ADDR"),
             index_update_interval: read.duration("KVCACHE_INDEX_UPDATE_INTERVAL"),
@@ -170,6 +196,12 @@ impl Settings {
         } else {
             Err(read.errors)
         }
+    }
+
+    /// True when a profile keeps sessions together.
+    pub fn uses_sessions(&self) -> bool {
+        self.decode.enables(ScorerKind::Session)
+            || (self.pd_enabled && self.prefill.enables(ScorerKind::Session))
     }
 
     /// True when a profile scores by the engines' own KV cache, so engines must publish
@@ -341,6 +373,7 @@ impl Reader<'_> {
                 || bare.starts_with("PD_")
                 || (bare.starts_with("ENABLE_")
                     && (bare.ends_with("_SCORER") || bare.ends_with("_FILTER")))
+                || bare.contains("_SCORER_QUEUE_")
                 || bare.ends_with("_SCORER_WEIGHT")
                 || bare.ends_with("_FILTER_WEIGHT");
             let known = KNOWN.contains(&name.as_str())

@@ -9,8 +9,37 @@ pub struct Decision {
     pub decode: EndpointId,
     /// Where its prompt is computed first.
     pub prefill: Option<EndpointId>,
+    /// Why there is a prefill endpoint, or none.
+    pub prefill_because: PrefillBecause,
     /// How the decode endpoint was chosen.
     pub explain: Vec<Row>,
+    /// How the prefill endpoint was chosen; empty when none was looked for.
+    pub explain_prefill: Vec<Row>,
+}
+
+/// Why a prompt is computed on a prefill endpoint first, or not.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum PrefillBecause {
+    /// Prefill/decode is switched off, or the prompt was not seen.
+    Off,
+    /// What the decode endpoint lacks of the prompt is below the threshold.
+    BelowThreshold,
+    /// It is not, and a prefill endpoint was found.
+    Chosen,
+    /// It is not, but no prefill endpoint passes the filters.
+    NoEndpoint,
+}
+
+impl PrefillBecause {
+    /// The word in metrics and score tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::BelowThreshold => "below-threshold",
+            Self::Chosen => "chosen",
+            Self::NoEndpoint => "no-endpoint",
+        }
+    }
 }
 
 /// One candidate's line in the score table.
@@ -24,6 +53,47 @@ pub struct Row {
     pub scores: Vec<(&'static str, f64, u32)>,
     /// Sum of score times weight.
     pub total: f64,
+}
+
+impl Decision {
+    /// The score table as text: a line per candidate of each profile, the best first, as
+    /// people read it in logs.
+    pub fn table(&self) -> String {
+        let mut text = profile_table("decode", self.decode, &self.explain);
+        if let Some(prefill) = self.prefill {
+            text.push_str(&profile_table("prefill", prefill, &self.explain_prefill));
+        } else {
+            text.push_str("prefill: none, ");
+            text.push_str(self.prefill_because.as_str());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn profile_table(profile: &str, chosen: EndpointId, rows: &[Row]) -> String {
+    let mut rows: Vec<&Row> = rows.iter().collect();
+    rows.sort_by(|a, b| {
+        b.total
+            .total_cmp(&a.total)
+            .then(a.endpoint.cmp(&b.endpoint))
+    });
+    let mut text = format!("{profile}: {chosen}\n");
+    for row in rows {
+        let mark = if row.endpoint == chosen { '*' } else { ' ' };
+        text.push_str(&format!("{mark} {:<21}", row.endpoint.to_string()));
+        if let Some(filter) = row.dropped_by {
+            text.push_str(&format!(" dropped by the {filter} filter\n"));
+            continue;
+        }
+        text.push_str(&format!(" {:>8.3} =", row.total));
+        for (index, (scorer, score, weight)) in row.scores.iter().enumerate() {
+            let plus = if index == 0 { "" } else { " +" };
+            text.push_str(&format!("{plus} {weight} x {score:.3} {scorer}"));
+        }
+        text.push('\n');
+    }
+    text
 }
 
 /// Why there is no decision.

@@ -1,6 +1,6 @@
 //! One profile: filters, weighted scorers, picker. PURE.
 
-use super::config::ProfileConfig;
+use super::config::{ProfileConfig, Settings};
 use super::decision::{NoEndpoint, Row};
 use super::endpoint::{Candidate, EndpointId};
 use super::filter::Filter;
@@ -13,6 +13,7 @@ use super::scorer;
 /// # Errors
 /// When no candidate passes the filters.
 pub fn run(
+    settings: &Settings,
     config: &ProfileConfig,
     filters: &[Filter],
     request: &Request,
@@ -46,7 +47,10 @@ pub fn run(
         if weight.0 == 0 {
             continue;
         }
-        for (index, score) in scorer::score(*kind, request, &kept).into_iter().enumerate() {
+        for (index, score) in scorer::score(*kind, settings, request, &kept)
+            .into_iter()
+            .enumerate()
+        {
             totals[index] += score.get() * f64::from(weight.0);
             scores[index].push((kind.stem(), score.get(), weight.0));
         }

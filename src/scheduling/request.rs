@@ -5,10 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 /// A request, reduced to what decisions depend on.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// Bytes of prompt; 0 when the body was not seen.
-    pub prompt_bytes: usize,
-    /// Blocks of the prompt; 0 when unknown.
-    pub prompt_blocks: u32,
+    /// Characters of prompt; 0 when the body was not seen.
+    pub prompt_chars: usize,
     /// Hash of the session's name; the name itself never gets here.
     pub session: Option<u64>,
     /// Endpoints the gateway allows; `None` allows all.

@@ -1,7 +1,7 @@
 //! (settings, request, candidates, rotation) -> decision. PURE.
 
 use super::config::Settings;
-use super::decision::{Decision, NoEndpoint};
+use super::decision::{Decision, NoEndpoint, PrefillBecause};
 use super::endpoint::{Candidate, Role};
 use super::filter::Filter;
 use super::profile;
@@ -20,36 +20,60 @@ pub fn schedule(
     rotation: usize,
 ) -> Result<Decision, NoEndpoint> {
     let filters = [Filter::Ready, Filter::Role(Role::Decode), Filter::Subset];
-    let (decode, explain) =
-        profile::run(&settings.decode, &filters, request, candidates, rotation)?;
-    let chosen = candidates.iter().find(|candidate| candidate.id == decode);
-    let prefill = chosen
-        .filter(|chosen| wants_prefill(settings, request, chosen))
-        .and_then(|_| {
-            let filters = [Filter::Ready, Filter::Role(Role::Prefill)];
-            let pods: Vec<Candidate> = candidates
-                .iter()
-                .filter(|candidate| candidate.role == Role::Prefill && candidate.id != decode)
-                .cloned()
-                .collect();
-            profile::run(&settings.prefill, &filters, request, &pods, rotation).ok()
-        });
-    Ok(Decision {
+    let (decode, explain) = profile::run(
+        settings,
+        &settings.decode,
+        &filters,
+        request,
+        candidates,
+        rotation,
+    )?;
+    let mut decision = Decision {
         decode,
-        prefill: prefill.map(|(endpoint, _)| endpoint),
+        prefill: None,
+        prefill_because: PrefillBecause::Off,
         explain,
-    })
+        explain_prefill: Vec::new(),
+    };
+    if !settings.pd_enabled || request.prompt_chars == 0 {
+        return Ok(decision);
+    }
+    let chosen = candidates.iter().find(|candidate| candidate.id == decode);
+    if chosen.is_some_and(|chosen| lacks(settings, request, chosen) < settings.pd_threshold as f64)
+    {
+        decision.prefill_because = PrefillBecause::BelowThreshold;
+        return Ok(decision);
+    }
+    let filters = [Filter::Ready, Filter::Role(Role::Prefill)];
+    let pods: Vec<Candidate> = candidates
+        .iter()
+        .filter(|candidate| candidate.role == Role::Prefill && candidate.id != decode)
+        .cloned()
+        .collect();
+    match profile::run(
+        settings,
+        &settings.prefill,
+        &filters,
+        request,
+        &pods,
+        rotation,
+    ) {
+        Ok((prefill, explain)) => {
+            decision.prefill = Some(prefill);
+            decision.prefill_because = PrefillBecause::Chosen;
+            decision.explain_prefill = explain;
+        }
+        Err(_) => decision.prefill_because = PrefillBecause::NoEndpoint,
+    }
+    Ok(decision)
 }
 
-fn wants_prefill(settings: &Settings, request: &Request, decode: &Candidate) -> bool {
-    if !settings.pd_enabled || request.prompt_bytes == 0 {
-        return false;
-    }
-    let cached = if request.prompt_blocks == 0 {
-        0.0
+/// Characters of the prompt that the decode endpoint would have to compute.
+fn lacks(settings: &Settings, request: &Request, decode: &Candidate) -> f64 {
+    let hit = if settings.pd_cache_aware {
+        decode.hit()
     } else {
-        f64::from(decode.cached_blocks.max(decode.prefix_blocks)) / f64::from(request.prompt_blocks)
+        0.0
     };
-    let uncached_bytes = request.prompt_bytes as f64 * (1.0 - cached.min(1.0));
-    uncached_bytes >= settings.pd_threshold as f64
+    request.prompt_chars as f64 * (1.0 - hit.clamp(0.0, 1.0))
 }

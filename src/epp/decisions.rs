@@ -1,0 +1,216 @@
+//! The last decisions with their score tables -> `/debug/decisions`. IO: HTTP answers.
+//!
+//! A ring that requests write into without a lock; the oldest is overwritten. It holds no
+//! prompt and no session name, only their sizes and hashes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arc_swap::ArcSwapOption;
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::{Value, json};
+
+use crate::scheduling::Decision;
+use crate::scheduling::decision::Row;
+
+/// Decisions kept.
+const KEPT: usize = 256;
+/// Longest text of a client's that is kept, in bytes.
+const TEXT_BYTES: usize = 128;
+
+/// One request and what became of it.
+#[derive(Debug)]
+pub struct Record {
+    /// Milliseconds since 1970 at which it was decided.
+    pub at_unix_ms: u64,
+    /// The request's id.
+    pub request_id: String,
+    /// The model asked for.
+    pub model: String,
+    /// Hash of its session.
+    pub session: Option<u64>,
+    /// Characters of prompt.
+    pub prompt_chars: usize,
+    /// Tokens of prompt, where they are known.
+    pub prompt_tokens: Option<usize>,
+    /// How the tokens were found, or why not.
+    pub tokens_from: &'static str,
+    /// The decision, or why there is none.
+    pub outcome: Result<Decision, String>,
+}
+
+/// The last decisions; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Decisions(Arc<Ring>);
+
+#[derive(Debug)]
+struct Ring {
+    slots: Vec<ArcSwapOption<Record>>,
+    next: AtomicUsize,
+}
+
+impl Default for Decisions {
+    fn default() -> Self {
+        Self(Arc::new(Ring {
+            slots: (0..KEPT).map(|_| ArcSwapOption::empty()).collect(),
+            next: AtomicUsize::new(0),
+        }))
+    }
+}
+
+impl Decisions {
+    /// Keeps one; client text is cut.
+    pub fn keep(&self, mut record: Record) {
+        cut(&mut record.request_id);
+        cut(&mut record.model);
+        let at = self.0.next.fetch_add(1, Ordering::Relaxed) % KEPT;
+        self.0.slots[at].store(Some(Arc::new(record)));
+    }
+
+    /// Those kept, the newest first.
+    pub fn newest_first(&self) -> Vec<Arc<Record>> {
+        let next = self.0.next.load(Ordering::Relaxed);
+        (1..=KEPT)
+            .filter_map(|back| self.0.slots[next.wrapping_sub(back) % KEPT].load_full())
+            .collect()
+    }
+
+    /// `/debug/decisions`: JSON, or with `?format=table` as people read it; `?last=N` for
+    /// fewer.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/debug/decisions", get(show))
+            .with_state(self)
+    }
+}
+
+fn cut(text: &mut String) {
+    if text.len() > TEXT_BYTES {
+        let end = (0..=TEXT_BYTES).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
+    }
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct Wanted {
+    format: Option<String>,
+    last: Option<usize>,
+}
+
+async fn show(State(decisions): State<Decisions>, Query(wanted): Query<Wanted>) -> Response {
+    let mut records = decisions.newest_first();
+    records.truncate(wanted.last.unwrap_or(KEPT));
+    if wanted.format.as_deref() == Some("table") {
+        let text: String = records.iter().map(|record| table(record)).collect();
+        let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
+        return (kind, text).into_response();
+    }
+    axum::Json(
+        records
+            .iter()
+            .map(|record| to_json(record))
+            .collect::<Vec<_>>(),
+    )
+    .into_response()
+}
+
+fn table(record: &Record) -> String {
+    let tokens = record
+        .prompt_tokens
+        .map_or_else(|| "?".to_owned(), |count| count.to_string());
+    let outcome = match &record.outcome {
+        Ok(decision) => decision.table(),
+        Err(reason) => format!("refused: {reason}\n"),
+    };
+    format!(
+        "{} model {} prompt {} chars, {tokens} tokens ({}){}\n{outcome}\n",
+        record.request_id,
+        record.model,
+        record.prompt_chars,
+        record.tokens_from,
+        record
+            .session
+            .map_or_else(String::new, |session| format!(", session {session:016x}")),
+    )
+}
+
+fn to_json(record: &Record) -> Value {
+    let mut value = json!({
+        "atUnixMs": record.at_unix_ms,
+        "requestId": record.request_id,
+        "model": record.model,
+        "session": record.session.map(|session| format!("{session:016x}")),
+        "promptChars": record.prompt_chars,
+        "promptTokens": record.prompt_tokens,
+        "tokensFrom": record.tokens_from,
+    });
+    match &record.outcome {
+        Ok(decision) => {
+            value["decode"] = json!(decision.decode.to_string());
+            value["prefill"] = json!(decision.prefill.map(|endpoint| endpoint.to_string()));
+            value["prefillBecause"] = json!(decision.prefill_because.as_str());
+            value["scores"] = rows(&decision.explain);
+            value["prefillScores"] = rows(&decision.explain_prefill);
+        }
+        Err(reason) => value["refused"] = json!(reason),
+    }
+    value
+}
+
+fn rows(rows: &[Row]) -> Value {
+    rows.iter()
+        .map(|row| {
+            let scores: serde_json::Map<String, Value> = row
+                .scores
+                .iter()
+                .map(|(scorer, score, weight)| {
+                    (
+                        (*scorer).to_owned(),
+                        json!({"score": score, "weight": weight}),
+                    )
+                })
+                .collect();
+            json!({
+                "endpoint": row.endpoint.to_string(),
+                "droppedBy": row.dropped_by,
+                "scores": scores,
+                "total": row.total,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: &str) -> Record {
+        Record {
+            at_unix_ms: 0,
+            request_id: id.to_owned(),
+            model: "é".repeat(TEXT_BYTES),
+            session: None,
+            prompt_chars: 0,
+            prompt_tokens: None,
+            tokens_from: "off",
+            outcome: Err("because".to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_newest_come_first_and_no_more_than_fit() {
+        let decisions = Decisions::default();
+        for index in 0..KEPT + 2 {
+            decisions.keep(record(&index.to_string()));
+        }
+        let kept = decisions.newest_first();
+        assert_eq!(kept.len(), KEPT);
+        assert_eq!(kept[0].request_id, (KEPT + 1).to_string());
+        assert_eq!(kept[KEPT - 1].request_id, "2");
+        assert_eq!(kept[0].model.len(), TEXT_BYTES);
+    }
+}

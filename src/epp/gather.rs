@@ -1,0 +1,157 @@
+//! Arguments and settings -> everything a decision may know, with the tasks that keep it
+//! right. IO: reads tokenizer files, starts tasks.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use anyhow::Context as _;
+use prometheus_client::registry::Registry;
+
+use super::cli::Args;
+use super::datastore::Datastore;
+use super::follow::{self, EventPorts, Followers};
+use super::knowledge::Knowledge;
+use super::scrape::{self, Scrapes};
+use super::sessions::{self, Sessions, share};
+use crate::contract;
+use crate::kv::tokenize::{self, Tokenizers, local::Tokenizer};
+use crate::kv::{index, metrics, subscribe};
+use crate::scheduling::config::Settings;
+use crate::telemetry::shutdown::Shutdown;
+
+/// Starts it all. `pool` names what replicas have in common.
+///
+/// # Errors
+/// When tokenizer files are given that cannot be used, or the address of Redis is none.
+pub(super) fn start(
+    args: &Args,
+    settings: &Settings,
+    pool: &str,
+    datastore: &Datastore,
+    registry: &mut Registry,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Knowledge> {
+    let kv_metrics = metrics::Metrics::register(registry);
+    let (writer, reader) = index::new(index::Limits::default());
+    let model = args.model.clone().filter(|model| !model.is_empty());
+    let subscribe_settings = subscribe::Settings {
+        model: model.clone(),
+        ..subscribe::Settings::default()
+    };
+    let (subscriptions, states, hints) = subscribe::start(
+        subscribe_settings,
+        writer,
+        Arc::new(subscribe::recover::Never),
+        kv_metrics.clone(),
+        shutdown,
+    );
+    let scrapes = Scrapes::new(
+        scrape::Limits::default(),
+        scrape::Metrics::register(registry),
+        shutdown.clone(),
+    );
+    let sessions = sessions(settings, pool, registry, shutdown)?;
+    let ports = settings.kv_scorer_enabled().then_some(EventPorts {
+        events: args.kv_events_port,
+        replay: args.kv_replay_port,
+    });
+    let followers = Followers {
+        subscriptions,
+        ports,
+        scrapes: scrapes.clone(),
+        sessions: sessions.clone(),
+    };
+    shutdown.spawn(
+        "followers of endpoints",
+        follow::run(datastore.clone(), followers, shutdown.clone()),
+    );
+    Ok(Knowledge {
+        index: reader,
+        states,
+        hints,
+        tokenizers: tokenizers(args, settings, kv_metrics)?,
+        scrapes,
+        sessions,
+        base_model: model,
+    })
+}
+
+/// Tokens are wanted only to be compared with KV events.
+fn tokenizers(
+    args: &Args,
+    settings: &Settings,
+    metrics: metrics::Metrics,
+) -> anyhow::Result<Option<Tokenizers>> {
+    if !settings.kv_scorer_enabled() {
+        return Ok(None);
+    }
+    let mut local = None;
+    if let Some(folder) = &args.tokenizer {
+        local = Some(Tokenizer::load(folder).context("--tokenizer")?);
+        tracing::info!(folder = %folder.display(), "prompts are tokenized in this process");
+    } else {
+        tracing::warn!(
+            "no --tokenizer: each prompt costs a request to an engine's /tokenize; where that \
+             fails, what was sent before stands in for what engines hold"
+        );
+    }
+    let now = (Instant::now(), SystemTime::now());
+    let settings = tokenize::Settings::default();
+    Ok(Some(Tokenizers::new(local, settings, metrics, now)))
+}
+
+fn sessions(
+    settings: &Settings,
+    pool: &str,
+    registry: &mut Registry,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Sessions> {
+    let limits = sessions::Limits {
+        sticky: settings.session.sticky,
+        ..sessions::Limits::default()
+    };
+    let metrics = sessions::Metrics::register(registry);
+    let address = settings
+        .redis_addr
+        .as_ref()
+        .filter(|_| settings.uses_sessions());
+    let sessions = match address {
+        None => Sessions::new(limits, metrics),
+        Some(address) => {
+            let password = std::env::var(contract::ENV_REDIS_PASSWORD).ok();
+            let server =
+                share::server(address, password.as_deref()).context(contract::ENV_REDIS_ADDR)?;
+            let (namespace, name) = pool.split_once('/').unwrap_or(("", pool));
+            let config = share::Config {
+                server,
+                key: share::stream_key(namespace, name),
+                origin: origin(),
+                max_entries: limits.max_bindings,
+            };
+            let (sessions, changes) = Sessions::shared(limits, metrics);
+            shutdown.spawn(
+                "sharing of sessions",
+                share::run(config, sessions.clone(), changes, shutdown.clone()),
+            );
+            sessions
+        }
+    };
+    shutdown.spawn(
+        "upkeep of sessions",
+        sessions.clone().maintain(shutdown.clone()),
+    );
+    Ok(sessions)
+}
+
+/// This run of this replica: another one after a restart.
+fn origin() -> String {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    format!(
+        "{}-{}-{:x}",
+        std::env::var("POD_NAME").unwrap_or_default(),
+        std::process::id(),
+        since.as_micros()
+    )
+}
