@@ -1,6 +1,7 @@
-//! The fields of OpenAI requests we read, borrowed from the raw JSON, and the error body
-//! clients expect. PURE.
+//! The fields of OpenAI requests we read, borrowed from the raw JSON, edits of that JSON that
+//! keep every other byte, and the error body clients expect. PURE.
 #![deny(clippy::disallowed_methods)]
 
 pub mod error;
 pub mod request;
+pub mod splice;

@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 pub fn body(status: u16, message: &str) -> Value {
     let kind = match status {
         400 => "BadRequestError",
+        403 => "PermissionDeniedError",
         404 => "NotFoundError",
         413 => "RequestTooLargeError",
+        415 => "UnsupportedMediaTypeError",
         429 => "RateLimitError",
         503 => "ServiceUnavailableError",
         _ => "InternalServerError",

@@ -1,41 +1,44 @@
-//! One client connection -> its requests, each streamed to the engine. IO.
+//! One client connection -> its requests, each answered by the engine behind the sidecar. IO.
 
 use std::convert::Infallible;
-use std::io::ErrorKind;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 
-use super::route;
-use super::upstream::Upstream;
-use crate::openai;
+use super::body::{self, Body, ReadError};
+use super::connector::{self, Connector, Exchange};
+use super::failure;
+use super::legs::{Head, Legs};
+use super::metrics::{Fallback, Refusal};
+use super::route::{self, Api, Route};
 use crate::telemetry::shutdown::Shutdown;
 
-type Body = BoxBody<Bytes, hyper::Error>;
+/// How long a client may take for the head of a request.
+const HEAD: Duration = Duration::from_secs(30);
 
 /// The sidecar.
 #[derive(Clone, Debug)]
 pub struct Proxy {
-    upstream: Upstream,
-    told_about_prefill: Arc<AtomicBool>,
+    legs: Legs,
+    connector: Connector,
+    sampling: bool,
 }
 
 impl Proxy {
-    /// A sidecar in front of this engine.
-    pub fn new(upstream: Upstream) -> Self {
+    /// A sidecar with these legs. With `sampling`, the first prefill endpoint of a request is
+    /// a random one of those it names.
+    pub fn new(legs: Legs, connector: Connector, sampling: bool) -> Self {
         Self {
-            upstream,
-            told_about_prefill: Arc::default(),
+            legs,
+            connector,
+            sampling,
         }
     }
 
@@ -46,11 +49,15 @@ impl Proxy {
     pub async fn serve(
         self,
         listener: TcpListener,
-        drain: std::time::Duration,
+        drain: Duration,
         shutdown: Shutdown,
     ) -> anyhow::Result<()> {
         let graceful = GracefulShutdown::new();
-        let server = auto::Builder::new(TokioExecutor::new());
+        let mut server = auto::Builder::new(TokioExecutor::new());
+        server
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD);
         loop {
             let (stream, _) = tokio::select! {
                 accepted = listener.accept() => match accepted {
@@ -58,7 +65,7 @@ impl Proxy {
                     // Out of file descriptors, or a client that left already: not the end.
                     Err(error) => {
                         tracing::warn!(%error, "accept");
-                        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                        tokio::time::sleep(Duration::from_millis(50)).await;
                         continue;
                     }
                 },
@@ -87,82 +94,78 @@ impl Proxy {
         Ok(())
     }
 
+    /// Everything runs inside this call: when the client leaves, hyper drops it, and with it
+    /// every leg.
     async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {
         if request.method() == Method::GET && request.uri().path() == "/health" {
-            return plain(StatusCode::OK, "");
+            return Response::new(body::full(""));
         }
         route::strip_hop_by_hop(request.headers_mut());
-        if route::take_routing(request.headers_mut())
-            && !self.told_about_prefill.swap(true, Ordering::Relaxed)
-        {
-            tracing::warn!(
-                "a request asked for a prefill elsewhere; this version computes prompts in the decode engine"
+        let prefillers = route::take_routing(request.headers_mut());
+        match route::route(request.method(), request.uri().path(), request.headers()) {
+            Route::Pass => self.legs.pass(request.map(BodyExt::boxed)).await,
+            Route::Inspect(api) => self.inspect(api, prefillers, request).await,
+        }
+    }
+
+    async fn inspect(
+        &self,
+        api: Option<Api>,
+        mut prefillers: Vec<String>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        if self.sampling && !prefillers.is_empty() {
+            let random = uuid::Uuid::new_v4().as_u64_pair().0 as usize;
+            let first = random % prefillers.len();
+            prefillers.rotate_left(first);
+        }
+        // A request that may not go where it wants is refused before its body is read.
+        let targets = match self.legs.targets(&prefillers) {
+            Ok(targets) => targets,
+            Err(response) => return *response,
+        };
+        let (parts, incoming) = request.into_parts();
+        if route::is_encoded(&parts.headers) {
+            return self.refuse(
+                Refusal::Encoded,
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "the request body must not be compressed",
             );
         }
-        match self.upstream.send(request).await {
-            Ok(mut response) => {
-                route::strip_hop_by_hop(response.headers_mut());
-                response.map(BodyExt::boxed)
+        let limit = self.legs.limits().max_body_bytes;
+        let body = match body::read(incoming, limit).await {
+            Ok(body) => body,
+            Err(error @ ReadError::TooLarge { .. }) => {
+                let status = StatusCode::PAYLOAD_TOO_LARGE;
+                return self.refuse(Refusal::TooLarge, status, &error.to_string());
             }
-            Err(error) => failure(&error),
+            Err(error @ ReadError::Broken(_)) => {
+                let status = StatusCode::BAD_REQUEST;
+                return self.refuse(Refusal::Broken, status, &error.to_string());
+            }
+        };
+        let head = Head::new(parts.uri, parts.headers);
+        match api {
+            Some(api) if !targets.is_empty() => {
+                let exchange = Exchange {
+                    api,
+                    head,
+                    body,
+                    targets,
+                };
+                self.connector.serve(&self.legs, exchange).await
+            }
+            _ => {
+                if api.is_some() && !prefillers.is_empty() {
+                    self.legs.fell_back(&head, Fallback::BadTarget);
+                }
+                connector::decode_only(&self.legs, &head, body).await
+            }
         }
     }
-}
 
-/// What the client is told when the engine did not answer, in the form OpenAI clients read.
-fn failure(error: &hyper_util::client::legacy::Error) -> Response<Body> {
-    let refused = io_kind(error) == Some(ErrorKind::ConnectionRefused);
-    let (status, message) = if refused || error.is_connect() {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the model server is not reachable",
-        )
-    } else {
-        (
-            StatusCode::BAD_GATEWAY,
-            "the model server broke the connection",
-        )
-    };
-    tracing::warn!(error = crate_chain(error), %status, "request failed");
-    let body = openai::error::body(status.as_u16(), message).to_string();
-    let mut response = plain(status, "");
-    *response.body_mut() = full(body);
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        header::HeaderValue::from_static("application/json"),
-    );
-    response
-}
-
-fn io_kind(error: &dyn std::error::Error) -> Option<ErrorKind> {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return Some(io.kind());
-        }
-        cause = error.source();
+    fn refuse(&self, reason: Refusal, status: StatusCode, message: &str) -> Response<Body> {
+        self.legs.metrics().refused(reason);
+        failure::answer(status, message)
     }
-    None
-}
-
-fn crate_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
-fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
-    let mut response = Response::new(full(text));
-    *response.status_mut() = status;
-    response
-}
-
-fn full(text: impl Into<Bytes>) -> Body {
-    Full::new(text.into())
-        .map_err(|never: Infallible| match never {})
-        .boxed()
 }

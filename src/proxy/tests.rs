@@ -1,41 +1,284 @@
-//! What clients see through the sidecar, over real sockets on loopback.
+//! What clients, prefill endpoints and engines see through the sidecar, over real sockets on
+//! loopback.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt as _, Full};
+use hyper::service::service_fn;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 
+use super::allowlist::Allowlist;
+use super::body::{self, Body};
+use super::connector::Connector;
+use super::legs::{Legs, Limits};
+use super::metrics::Metrics;
 use super::server::Proxy;
 use super::upstream::Upstream;
 use crate::contract;
 use crate::telemetry::shutdown::Shutdown;
 
-async fn proxy_to(engine: SocketAddr) -> (SocketAddr, Shutdown) {
+mod failover;
+mod guard;
+mod prefill;
+
+/// Anything awaited in these tests happens at once or not at all.
+const DEADLINE: Duration = Duration::from_secs(10);
+const CHAT: &str = "/v1/chat/completions";
+
+/// A request as a backend saw it.
+#[derive(Clone, Debug)]
+struct Got {
+    path: String,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Got {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+}
+
+/// An engine, or a prefill endpoint, that answers by a function and remembers what it got.
+struct Backend {
+    address: SocketAddr,
+    got: Arc<Mutex<Vec<Got>>>,
+}
+
+impl Backend {
+    async fn new(answer: impl Fn(&Got) -> Response<Body> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let got: Arc<Mutex<Vec<Got>>> = Arc::default();
+        let (remembered, answer) = (got.clone(), Arc::new(answer));
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (remembered, answer) = (remembered.clone(), answer.clone());
+                let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+                    let (remembered, answer) = (remembered.clone(), answer.clone());
+                    async move {
+                        let (parts, body) = request.into_parts();
+                        let got = Got {
+                            path: parts.uri.to_string(),
+                            headers: parts.headers,
+                            body: body.collect().await.unwrap().to_bytes(),
+                        };
+                        remembered.lock().unwrap().push(got.clone());
+                        Ok::<_, Infallible>(answer(&got))
+                    }
+                });
+                let server = hyper::server::conn::http1::Builder::new();
+                tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        Self { address, got }
+    }
+
+    /// Always this JSON.
+    async fn json(status: u16, text: &'static str) -> Self {
+        Self::new(move |_| json(status, text)).await
+    }
+
+    fn all(&self) -> Vec<Got> {
+        self.got.lock().unwrap().clone()
+    }
+
+    fn only(&self) -> Got {
+        let [got] = &self.all()[..] else {
+            panic!("{} requests, not one", self.all().len());
+        };
+        got.clone()
+    }
+}
+
+fn json(status: u16, text: &str) -> Response<Body> {
+    Response::builder()
+        .status(status)
+        .header("content-type", "application/json")
+        .body(body::full(text.to_owned()))
+        .unwrap()
+}
+
+/// A server that reads each request, runs this, and closes.
+async fn raw<F>(then: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let shutdown = Shutdown::new();
-    let proxy = Proxy::new(Upstream::new(engine));
-    shutdown.spawn(
-        "proxy",
-        proxy.serve(listener, Duration::from_secs(1), shutdown.clone()),
-    );
-    (address, shutdown)
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_request(&mut stream).await;
+            tokio::spawn(then(stream));
+        }
+    });
+    address
+}
+
+/// Head and body of one request.
+async fn read_request(stream: &mut TcpStream) -> String {
+    let mut request = Vec::new();
+    loop {
+        assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
+        let text = String::from_utf8_lossy(&request).to_lowercase();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: "));
+            let length: usize = length.map_or(0, |length| length.parse().unwrap());
+            if body.len() >= length {
+                return text;
+            }
+        }
+    }
+}
+
+/// An address at which nobody listens.
+async fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// A sidecar under test.
+struct Sidecar {
+    address: SocketAddr,
+    registry: Registry,
+    _shutdown: Shutdown,
+}
+
+struct Setup {
+    engine: SocketAddr,
+    allowlist: Allowlist,
+    limits: Limits,
+    connector: Connector,
+    sampling: bool,
+}
+
+fn setup(engine: SocketAddr) -> Setup {
+    Setup {
+        engine,
+        allowlist: Allowlist {
+            loopback: true,
+            ..Allowlist::default()
+        },
+        limits: Limits {
+            prefill_retry_backoff: Duration::from_millis(1),
+            ..Limits::default()
+        },
+        connector: Connector::Nixlv2,
+        sampling: false,
+    }
+}
+
+impl Setup {
+    async fn start(self) -> Sidecar {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = Shutdown::new();
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let engine = Upstream::new(self.engine, 8);
+        let legs = Legs::new(engine, self.allowlist, self.limits, metrics);
+        let proxy = Proxy::new(legs, self.connector, self.sampling);
+        shutdown.spawn(
+            "proxy",
+            proxy.serve(listener, Duration::from_secs(1), shutdown.clone()),
+        );
+        Sidecar {
+            address,
+            registry,
+            _shutdown: shutdown,
+        }
+    }
+}
+
+async fn sidecar(engine: SocketAddr) -> Sidecar {
+    setup(engine).start().await
+}
+
+impl Sidecar {
+    /// A counter's value; `name` with its labels.
+    fn count(&self, name: &str) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let line = text.lines().find_map(|line| {
+            line.strip_prefix("llm_d_proxy_")?
+                .strip_prefix(name)?
+                .strip_prefix(' ')
+        });
+        line.map_or(0, |value| value.parse().unwrap())
+    }
+
+    fn fallbacks(&self, reason: &str) -> u64 {
+        self.count(&format!("fallbacks_total{{reason=\"{reason}\"}}"))
+    }
+
+    fn refusals(&self, reason: &str) -> u64 {
+        self.count(&format!("refusals_total{{reason=\"{reason}\"}}"))
+    }
+
+    /// A POST with these headers, answered in full.
+    async fn post(&self, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let request = post(self.address, path, headers, body);
+        let response = tokio::time::timeout(DEADLINE, client().request(request));
+        let (parts, body) = response.await.unwrap().unwrap().into_parts();
+        let body = tokio::time::timeout(DEADLINE, body.collect())
+            .await
+            .unwrap();
+        Answer {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body: String::from_utf8(body.unwrap().to_bytes().to_vec()).unwrap(),
+        }
+    }
+
+    /// A chat request that names these prefill endpoints.
+    async fn chat(&self, prefillers: &str, body: &str) -> Answer {
+        self.post(CHAT, &[(contract::HEADER_PREFILLER, prefillers)], body)
+            .await
+    }
+}
+
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    body: String,
 }
 
 fn client() -> Client<HttpConnector, Full<Bytes>> {
     Client::builder(TokioExecutor::new()).build_http()
 }
 
-fn post(address: SocketAddr, body: &str) -> http::Request<Full<Bytes>> {
-    http::Request::post(format!("http://{address}/v1/chat/completions?q=1"))
-        .header(contract::HEADER_PREFILLER, "10.0.0.9:8000")
-        .header("x-kept", "yes")
+fn post(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Request<Full<Bytes>> {
+    let mut request =
+        Request::post(format!("http://{address}{path}")).header("content-type", "application/json");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request
         .body(Full::new(Bytes::from(body.to_owned())))
         .unwrap()
 }
@@ -43,14 +286,11 @@ fn post(address: SocketAddr, body: &str) -> http::Request<Full<Bytes>> {
 #[tokio::test]
 async fn the_first_chunk_arrives_before_the_engine_has_finished() {
     let engine = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (proxy, _shutdown) = proxy_to(engine.local_addr().unwrap()).await;
-    let (go_on, wait) = tokio::sync::oneshot::channel::<()>();
+    let sidecar = sidecar(engine.local_addr().unwrap()).await;
+    let (go_on, wait) = oneshot::channel::<()>();
     let served = tokio::spawn(async move {
         let (mut stream, _) = engine.accept().await.unwrap();
-        let mut request = Vec::new();
-        while !request.windows(4).any(|window| window == b"\r\n\r\n") {
-            stream.read_buf(&mut request).await.unwrap();
-        }
+        let request = read_request(&mut stream).await;
         stream
             .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n")
             .await
@@ -58,18 +298,13 @@ async fn the_first_chunk_arrives_before_the_engine_has_finished() {
         // The rest is sent only after the client has the first chunk.
         wait.await.unwrap();
         stream.write_all(b"6\r\nsecond\r\n0\r\n\r\n").await.unwrap();
-        String::from_utf8(request).unwrap().to_lowercase()
+        request
     });
-    let mut response = client().request(post(proxy, "{}")).await.unwrap();
-    let first = response
-        .body_mut()
-        .frame()
-        .await
-        .unwrap()
-        .unwrap()
-        .into_data()
-        .unwrap();
-    assert_eq!(first, "first");
+    let headers = [("x-kept", "yes"), (contract::HEADER_PREFILLER, "")];
+    let request = post(sidecar.address, "/v1/chat/completions?q=1", &headers, "{}");
+    let mut response = client().request(request).await.unwrap();
+    let frame = response.body_mut().frame().await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "first");
     go_on.send(()).unwrap();
     let rest = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(rest, "second");
@@ -86,48 +321,54 @@ async fn the_first_chunk_arrives_before_the_engine_has_finished() {
 
 #[tokio::test]
 async fn an_engine_that_is_not_there_is_a_503_with_a_reason() {
-    let free = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let (proxy, _shutdown) = proxy_to(free).await;
-    let response = client().request(post(proxy, "{}")).await.unwrap();
-    assert_eq!(response.status(), 503);
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let sidecar = sidecar(nobody().await).await;
+    let answer = sidecar.post(CHAT, &[], "{}").await;
+    assert_eq!(answer.status, 503);
+    let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
     assert_eq!(
         body["error"]["message"],
         "the model server is not reachable"
+    );
+    assert_eq!(
+        sidecar.count("requests_total{leg=\"decode\",outcome=\"unreachable\"}"),
+        1
     );
 }
 
 #[tokio::test]
 async fn the_sidecar_is_healthy_whatever_the_engine_does() {
-    let free = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let (proxy, _shutdown) = proxy_to(free).await;
-    let request = http::Request::get(format!("http://{proxy}/health"))
+    let sidecar = sidecar(nobody().await).await;
+    let request = Request::get(format!("http://{}/health", sidecar.address))
         .body(Full::default())
         .unwrap();
     assert_eq!(client().request(request).await.unwrap().status(), 200);
 }
 
-#[test]
-fn flags_of_every_generation_are_understood() {
-    use clap::Parser as _;
-    for line in [
-        "routing-proxy --port=8000 --vllm-port=8001 --connector=nixlv2",
-        "routing-proxy -port 8000 -model-server-port=8001 --kv-connector nixlv2 --secure-proxy -v 5",
-    ] {
-        let (args, _) = super::cli::normalize(line.split(' ').map(str::to_owned).collect());
-        let args = super::cli::Args::try_parse_from(args).unwrap();
-        assert_eq!(
-            (args.port, args.vllm_port, args.connector.as_str()),
-            (8000, 8001, "nixlv2")
-        );
-    }
+#[tokio::test]
+async fn other_requests_pass_unread() {
+    let engine = Backend::json(200, "{}").await;
+    let sidecar = sidecar(engine.address).await;
+    let headers = [
+        ("content-type", "multipart/form-data; boundary=x"),
+        (contract::HEADER_PREFILLER, "127.0.0.1:1"),
+    ];
+    let request = Request::post(format!(
+        "http://{}/v1/audio/transcriptions",
+        sidecar.address
+    ));
+    let request = headers
+        .iter()
+        .fold(request, |request, (name, value)| {
+            request.header(*name, *value)
+        })
+        .body(Full::new(Bytes::from_static(b"kv_transfer_params")))
+        .unwrap();
+    assert_eq!(client().request(request).await.unwrap().status(), 200);
+    let got = engine.only();
+    assert_eq!(got.text(), "kv_transfer_params");
+    assert_eq!(got.header(contract::HEADER_PREFILLER), None);
+    assert_eq!(
+        sidecar.count("requests_total{leg=\"passthrough\",outcome=\"ok\"}"),
+        1
+    );
 }

@@ -1,0 +1,300 @@
+//! Both legs when nothing goes wrong.
+
+use futures::StreamExt as _;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+
+use super::*;
+
+/// What a prefill endpoint answers, with integers that no float holds.
+const PREFILLED: &str = r#"{"id":"x", "kv_transfer_params": {"do_remote_prefill":true,  "remote_block_ids":[[18446744073709551617,2]],"remote_engine_id":"e"}, "usage":{"prompt_tokens_details":{"cached_tokens":16}}}"#;
+const PARAMS: &str = r#"{"do_remote_prefill":true,  "remote_block_ids":[[18446744073709551617,2]],"remote_engine_id":"e"}"#;
+const REMOTE_DECODE: &str = r#"{"do_remote_decode":true,"do_remote_prefill":false,"remote_engine_id":null,"remote_block_ids":null,"remote_host":null,"remote_port":null}"#;
+
+#[tokio::test]
+async fn each_api_caps_the_prefill_and_leaves_the_decode_as_the_client_wrote_it() {
+    let cases = [
+        (
+            CHAT,
+            r#"{"seed":9007199254740993, "max_tokens" : 50,"stream":false,"min_tokens":2,"model":"m","b":1,"a":2}"#,
+            r#"{"seed":9007199254740993, "max_tokens" : 1,"stream":false,"model":"m","b":1,"a":2,KV,"max_completion_tokens":1}"#,
+        ),
+        (
+            CHAT,
+            "{\"model\":\"m\"}\n",
+            "{\"model\":\"m\",KV,\"stream\":false,\"max_tokens\":1,\"max_completion_tokens\":1}\n",
+        ),
+        (
+            "/v1/completions",
+            r#"{"logit_bias":{"18446744073709551616":-1e-7},"stream":true,"stream_options":{"include_usage":true}}"#,
+            r#"{"logit_bias":{"18446744073709551616":-1e-7},"stream":false,KV,"max_tokens":1}"#,
+        ),
+        (
+            "/v1/messages",
+            r#"{"max_tokens":1024,"messages":[]}"#,
+            r#"{"max_tokens":1,"messages":[],KV,"stream":false}"#,
+        ),
+        (
+            "/v1/responses",
+            r#"{"max_output_tokens":9,"input":"x"}"#,
+            r#"{"max_output_tokens":1,"input":"x",KV,"stream":false}"#,
+        ),
+        (
+            "/v1/responses",
+            r#"{"input":"x"}"#,
+            r#"{"input":"x",KV,"stream":false,"max_output_tokens":1}"#,
+        ),
+        (
+            "/inference/v1/generate",
+            r#"{"token_ids":[1,2],"sampling_params":{"max_tokens":9,"min_tokens":3,"seed":1}}"#,
+            r#"{"token_ids":[1,2],"sampling_params":{"max_tokens":1,"seed":1},KV,"stream":false}"#,
+        ),
+        (
+            "/inference/v1/generate",
+            r#"{"token_ids":[1,2]}"#,
+            r#"{"token_ids":[1,2],KV,"stream":false,"sampling_params":{"max_tokens":1}}"#,
+        ),
+    ];
+    for (path, body, want) in cases {
+        let (engine, prefiller) = (
+            Backend::json(200, "{}").await,
+            Backend::json(200, PREFILLED).await,
+        );
+        let sidecar = sidecar(engine.address).await;
+        let named = prefiller.address.to_string();
+        let headers = [
+            (contract::HEADER_PREFILLER, named.as_str()),
+            ("authorization", "k"),
+        ];
+        let answer = sidecar.post(path, &headers, body).await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "{}"), "{path}");
+
+        let kv = format!("\"kv_transfer_params\":{REMOTE_DECODE}");
+        let (prefill, decode) = (prefiller.only(), engine.only());
+        assert_eq!(prefill.text(), want.replace("KV", &kv), "{path}");
+        let end = body.rfind('}').unwrap();
+        let (inside, tail) = body.split_at(end);
+        assert_eq!(
+            decode.text(),
+            format!("{inside},\"kv_transfer_params\":{PARAMS}{tail}"),
+            "{path}"
+        );
+        for got in [&prefill, &decode] {
+            assert_eq!(
+                (got.path.as_str(), got.header("authorization")),
+                (path, Some("k"))
+            );
+            assert_eq!(got.header(contract::HEADER_PREFILLER), None);
+        }
+        let id = prefill.header(contract::HEADER_REQUEST_ID).unwrap();
+        assert!(uuid::Uuid::parse_str(id).is_ok(), "{id}");
+        assert_eq!(decode.header(contract::HEADER_REQUEST_ID), Some(id));
+        assert_eq!(prefill.header("host"), Some(named.as_str()));
+        assert_eq!(sidecar.count("prefill_seconds_count"), 1);
+    }
+}
+
+#[tokio::test]
+async fn the_clients_request_id_is_kept_on_both_legs() {
+    let (engine, prefiller) = (
+        Backend::json(200, "{}").await,
+        Backend::json(200, PREFILLED).await,
+    );
+    let sidecar = sidecar(engine.address).await;
+    let url = format!("http://{}", prefiller.address);
+    let headers = [
+        (contract::HEADER_PREFILLER_URL, url.as_str()),
+        (contract::HEADER_REQUEST_ID, "mine"),
+    ];
+    assert_eq!(sidecar.post(CHAT, &headers, "{}").await.status, 200);
+    for got in [prefiller.only(), engine.only()] {
+        assert_eq!(got.header(contract::HEADER_REQUEST_ID), Some("mine"));
+        assert_eq!(got.header(contract::HEADER_PREFILLER_URL), None);
+    }
+}
+
+#[tokio::test]
+async fn cached_tokens_are_those_of_the_prefill() {
+    let engine = Backend::json(
+        200,
+        r#"{"usage": {"prompt_tokens":20,"prompt_tokens_details":{"cached_tokens":19}}, "seed":9007199254740993}"#,
+    );
+    let (engine, prefiller) = (engine.await, Backend::json(200, PREFILLED).await);
+    let sidecar = sidecar(engine.address).await;
+    let answer = sidecar.chat(&prefiller.address.to_string(), "{}").await;
+    assert_eq!(
+        answer.body,
+        r#"{"usage": {"prompt_tokens":20,"prompt_tokens_details":{"cached_tokens":16}}, "seed":9007199254740993}"#
+    );
+    // Without a prefill the engine's own count is the truth.
+    let plain = sidecar.post(CHAT, &[], "{}").await;
+    assert!(
+        plain.body.contains("\"cached_tokens\":19"),
+        "{}",
+        plain.body
+    );
+    assert!(plain.headers.contains_key("content-length"));
+}
+
+#[tokio::test]
+async fn an_answer_is_untouched_where_the_prefill_counted_nothing_or_it_is_compressed() {
+    const ANSWER: &str = r#"{"usage":{"prompt_tokens_details":{"cached_tokens":19}}}"#;
+    let engine = Backend::new(|got| {
+        let mut response = json(200, ANSWER);
+        if got.text().contains("squeeze") {
+            let gzip = http::HeaderValue::from_static("gzip");
+            response.headers_mut().insert("content-encoding", gzip);
+        }
+        response
+    });
+    let engine = engine.await;
+    let counts = Backend::json(200, PREFILLED).await;
+    let silent = Backend::json(200, r#"{"kv_transfer_params":{}}"#).await;
+    let sidecar = sidecar(engine.address).await;
+    let answer = sidecar.chat(&silent.address.to_string(), "{}").await;
+    assert_eq!(answer.body, ANSWER);
+    assert!(answer.headers.contains_key("content-length"));
+    let counts = counts.address.to_string();
+    let answer = sidecar.chat(&counts, r#"{"squeeze":1}"#).await;
+    assert_eq!(answer.body, ANSWER);
+}
+
+#[tokio::test]
+async fn a_stream_flows_line_by_line_and_its_usage_is_corrected() {
+    let (chunks, receiver) = futures::channel::mpsc::unbounded::<&'static str>();
+    let receiver = Mutex::new(Some(receiver));
+    let engine = Backend::new(move |_| {
+        let chunks = receiver.lock().unwrap().take().unwrap();
+        let frames = chunks.map(|chunk| Ok::<_, Infallible>(Frame::data(Bytes::from(chunk))));
+        let body = StreamBody::new(frames)
+            .map_err(|never| match never {})
+            .boxed();
+        Response::builder()
+            .header("content-type", "text/event-stream; charset=utf-8")
+            .body(body)
+            .unwrap()
+    });
+    let (engine, prefiller) = (engine.await, Backend::json(200, PREFILLED).await);
+    let sidecar = sidecar(engine.address).await;
+    let named = prefiller.address.to_string();
+    let headers = [(contract::HEADER_PREFILLER, named.as_str())];
+    let request = post(sidecar.address, CHAT, &headers, r#"{"stream":true}"#);
+
+    chunks
+        .unbounded_send("data: {\"n\":1}\n\ndata: {\"us")
+        .unwrap();
+    let mut body = client().request(request).await.unwrap().into_body();
+    let next = tokio::time::timeout(DEADLINE, body.frame());
+    let first = next.await.unwrap().unwrap().unwrap().into_data().unwrap();
+    assert_eq!(
+        first, "data: {\"n\":1}\n\n",
+        "before the engine has finished"
+    );
+    for chunk in ["age\":{\"prompt_tok", "ens\":3}}\n\n", "data: [DO", "NE]"] {
+        chunks.unbounded_send(chunk).unwrap();
+    }
+    drop(chunks);
+    let rest = body.collect().await.unwrap().to_bytes();
+    assert_eq!(
+        rest,
+        "data: {\"usage\":{\"prompt_tokens\":3,\"prompt_tokens_details\":{\"cached_tokens\":16}}}\n\ndata: [DONE]"
+    );
+    assert_eq!(
+        engine.only().text(),
+        format!("{{\"stream\":true,\"kv_transfer_params\":{PARAMS}}}")
+    );
+}
+
+#[tokio::test]
+async fn many_endpoints_are_begun_with_in_turn_when_sampling() {
+    let (one, two) = (
+        Backend::json(200, PREFILLED).await,
+        Backend::json(200, PREFILLED).await,
+    );
+    let engine = Backend::json(200, "{}").await;
+    let setup = Setup {
+        sampling: true,
+        ..setup(engine.address)
+    };
+    let sidecar = setup.start().await;
+    let named = format!("{},{}", one.address, two.address);
+    let mut requests = 0;
+    while one.all().is_empty() || two.all().is_empty() {
+        sidecar.chat(&named, "{}").await;
+        requests += 1;
+        assert!(
+            requests < 100,
+            "all {requests} requests went to one endpoint"
+        );
+    }
+}
+
+/// Reads until the other side closes.
+async fn until_closed(mut stream: TcpStream, told: Arc<tokio::sync::Notify>) {
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    told.notify_one();
+}
+
+async fn leaving_client(sidecar: &Sidecar, prefiller: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(sidecar.address).await.unwrap();
+    let request = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-prefiller-host-port: {prefiller}\r\ncontent-length: 2\r\n\r\n{{}}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_the_prefill() {
+    let engine = Backend::json(200, "{}").await;
+    let (arrived, closed): (Arc<tokio::sync::Notify>, Arc<tokio::sync::Notify>) =
+        Default::default();
+    let told = (arrived.clone(), closed.clone());
+    let prefiller = raw(move |stream| {
+        told.0.notify_one();
+        until_closed(stream, told.1.clone())
+    });
+    let prefiller = prefiller.await;
+    let sidecar = sidecar(engine.address).await;
+    let client = leaving_client(&sidecar, prefiller).await;
+    let wait = |told: Arc<tokio::sync::Notify>| async move {
+        tokio::time::timeout(DEADLINE, told.notified())
+            .await
+            .unwrap();
+    };
+    wait(arrived).await;
+    drop(client);
+    wait(closed).await;
+    assert_eq!(engine.all().len(), 0);
+    assert_eq!(
+        sidecar.count("requests_total{leg=\"prefill\",outcome=\"cancelled\"}"),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_the_decode() {
+    let closed: Arc<tokio::sync::Notify> = Arc::default();
+    let told = closed.clone();
+    let engine = raw(move |mut stream| {
+        let told = told.clone();
+        async move {
+            let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n6\r\ndata:\n\r\n";
+            stream.write_all(head).await.unwrap();
+            until_closed(stream, told).await;
+        }
+    });
+    let engine = engine.await;
+    let prefiller = Backend::json(200, PREFILLED).await;
+    let sidecar = sidecar(engine).await;
+    let mut client = leaving_client(&sidecar, prefiller.address).await;
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"data:\n\r\n") {
+        let read = tokio::time::timeout(DEADLINE, client.read_buf(&mut seen)).await;
+        assert_ne!(read.unwrap().unwrap(), 0);
+    }
+    drop(client);
+    let waited = tokio::time::timeout(DEADLINE, closed.notified()).await;
+    assert!(waited.is_ok(), "the engine's connection stays open");
+}
