@@ -1,42 +1,47 @@
 //! vLLM's command line -> a running simulator. IO.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 
 use super::cli::Config;
-use super::server;
-use crate::contract;
+use super::engine::{Engine, Hashing, Settings, Timing};
+use super::events::{self, Addresses, Wire};
+use super::metrics::{About, Metrics};
+use super::server::{self, Sim};
+use super::tokens::Tokens;
+use super::transfer::{self, Client, SideChannel};
+use super::{help, task};
+use crate::kv::blocks::engine::none_hash;
 use crate::telemetry::logging::{self, LogArgs, LogFormat};
 use crate::telemetry::shutdown::Shutdown;
 
-const HELP: &str = "inference-sim: a stand-in for vLLM without a GPU
-
-Usage: inference-sim [vllm] [serve] [MODEL] [vLLM flags]
-
-Read: --model --served-model-name --port --max-num-seqs --max-model-len --block-size
-      --num-gpu-blocks-override --[no-]enable-prefix-caching
-      --time-to-first-token MS --inter-token-latency MS --mode random|echo
-Every other flag of vLLM is accepted and ignored.
-Environment: SIM_TIME_TO_FIRST_TOKEN_MS, SIM_INTER_TOKEN_LATENCY_MS, POD_NAME, LOG_LEVEL";
+/// Tokens in a step where nothing says how many.
+const DEFAULT_BATCH: usize = 8192;
 
 /// Parses the process's arguments and runs until SIGTERM.
 pub fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.iter().any(|arg| arg == "--help" || arg == "-h") {
-        println!("{HELP}");
+        println!("{}", help::TEXT);
         return ExitCode::SUCCESS;
     }
-    let config = match Config::parse(&args) {
+    let mut config = match Config::parse(&args) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("inference-sim: {error}");
             return ExitCode::from(2);
         }
     };
+    if let Err(error) = config.apply_environment(|name| std::env::var(name).ok()) {
+        eprintln!("inference-sim: {error}");
+        return ExitCode::from(2);
+    }
     match start(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -46,7 +51,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start(mut config: Config) -> anyhow::Result<()> {
+fn start(config: Config) -> anyhow::Result<()> {
     let log_level = std::env::var("LOG_LEVEL").unwrap_or_else(|_| "info".to_owned());
     logging::init(&LogArgs {
         log_format: LogFormat::Json,
@@ -58,21 +63,6 @@ fn start(mut config: Config) -> anyhow::Result<()> {
             "flags without a meaning for a simulator"
         );
     }
-    if let Some(time) = env_millis("SIM_TIME_TO_FIRST_TOKEN_MS")? {
-        config.time_to_first_token = time;
-    }
-    if let Some(time) = env_millis("SIM_INTER_TOKEN_LATENCY_MS")? {
-        config.inter_token_latency = time;
-    }
-    let host: IpAddr = match std::env::var(contract::ENV_BIND_HOST) {
-        Ok(host) if !host.is_empty() => host
-            .parse()
-            .with_context(|| format!("{}={host:?}", contract::ENV_BIND_HOST))?,
-        _ => Ipv4Addr::UNSPECIFIED.into(),
-    };
-    let pod = std::env::var("POD_NAME")
-        .or_else(|_| std::env::var("HOSTNAME"))
-        .unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -80,26 +70,200 @@ fn start(mut config: Config) -> anyhow::Result<()> {
     runtime.block_on(async {
         let shutdown = Shutdown::new();
         shutdown.on_signals().context("install signal handlers")?;
-        let address = SocketAddr::new(host, config.port);
+        if !config.startup_duration.is_zero() {
+            tracing::info!("loading the model");
+            tokio::select! {
+                () = shutdown.requested() => return Ok(()),
+                () = tokio::time::sleep(config.startup_duration) => {}
+            }
+        }
+        let host = config.environment.bind_host;
+        let any: IpAddr = Ipv4Addr::UNSPECIFIED.into();
+        let address = SocketAddr::new(host.unwrap_or(any), config.port);
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("listen on {address}"))?;
         tracing::info!(%address, model = config.model, served = ?config.served_names, "serving");
-        axum::serve(listener, server::router(config, pod))
-            .with_graceful_shutdown(shutdown.into_requested())
+        Running::start(config, listener, shutdown)
+            .await?
+            .finished()
             .await
-            .context("serve")
     })
 }
 
-fn env_millis(name: &str) -> anyhow::Result<Option<Duration>> {
-    match std::env::var(name) {
-        Ok(text) if !text.is_empty() => {
-            let millis = text
-                .parse()
-                .with_context(|| format!("{name}={text:?} is not whole milliseconds"))?;
-            Ok(Some(Duration::from_millis(millis)))
+/// A simulator that serves.
+#[derive(Debug)]
+pub struct Running {
+    /// Where KV events are published.
+    pub events: Addresses,
+    /// Where other engines fetch KV cache; `None` without a connector.
+    pub side_channel: Option<SocketAddr>,
+    server: tokio::task::JoinHandle<anyhow::Result<()>>,
+    inner: Shutdown,
+}
+
+impl Running {
+    /// Opens every other socket and serves on the listener until shutdown.
+    ///
+    /// # Errors
+    /// When the tokenizer's files cannot be used or a socket cannot be opened.
+    pub async fn start(
+        config: Config,
+        listener: TcpListener,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<Self> {
+        // Ends after the server: requests in flight are answered to the end.
+        let inner = Shutdown::new();
+        let tokens = load_tokens(&config)?;
+        let environment = &config.environment;
+        let (publisher, addresses) = match &config.kv_events {
+            Some(events) if config.prefix_caching => {
+                let wire = Wire {
+                    form: environment.event_form,
+                    hashes: environment.hash_form,
+                    block_size: config.block_size as u32,
+                };
+                let host = environment.bind_host;
+                let (publisher, addresses) = events::start(events, wire, host, &inner).await?;
+                tracing::info!(address = addresses.events, replay = ?addresses.replay, "publishing KV events");
+                (Some(publisher), addresses)
+            }
+            _ => (None, Addresses::default()),
+        };
+        let metrics = Arc::new(Mutex::new(Metrics::new(about(&config))));
+        let handle = task::start(
+            Engine::new(settings(&config)),
+            metrics.clone(),
+            publisher.clone(),
+            Client::default(),
+            &inner,
+        );
+        let mut side_channel = None;
+        let mut bound = None;
+        if let Some(transfer) = config.kv_transfer.as_ref().filter(|transfer| transfer.nixl) {
+            let (host, port) = (
+                environment.side_channel_host.clone(),
+                environment.side_channel_port,
+            );
+            let engine = transfer
+                .engine_id
+                .clone()
+                .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+            let listener = transfer::listen(environment.bind_host, &host, port).await?;
+            let address = listener.local_addr().context("the KV side channel")?;
+            bound = Some(address);
+            side_channel = Some(SideChannel {
+                engine: engine.clone(),
+                host,
+                port: address.port(),
+            });
+            transfer::serve(listener, engine, handle.clone(), &inner);
+        } else if config.kv_transfer.is_some() {
+            tracing::warn!("only NIXL is played among the KV connectors; no KV cache is passed");
         }
-        _ => Ok(None),
+        let sim = Arc::new(Sim {
+            hashing: Hashing {
+                root: none_hash(config.environment.hash_seed.as_deref()),
+                block_size: config.block_size,
+                enabled: config.prefix_caching,
+            },
+            connector: side_channel.is_some(),
+            tokens,
+            handle,
+            publisher,
+            side_channel,
+            metrics,
+            faults: Mutex::default(),
+            shutdown: shutdown.clone(),
+            config,
+        });
+        let failed = inner.clone();
+        let server = tokio::spawn(async move {
+            axum::serve(listener, server::router(sim))
+                .with_graceful_shutdown(async move {
+                    tokio::select! {
+                        () = shutdown.requested() => {}
+                        () = failed.requested() => {}
+                    }
+                })
+                .await
+                .context("serve")
+        });
+        Ok(Self {
+            events: addresses,
+            side_channel: bound,
+            server,
+            inner,
+        })
+    }
+
+    /// Waits until the shutdown is done.
+    ///
+    /// # Errors
+    /// When the server failed.
+    pub async fn finished(self) -> anyhow::Result<()> {
+        let served = self.server.await;
+        self.inner.begin();
+        self.inner.finished().await;
+        served.context("the server's task")?
+    }
+}
+
+fn load_tokens(config: &Config) -> anyhow::Result<Tokens> {
+    let folder = config.tokenizer.as_ref().unwrap_or(&config.model);
+    let tokens = Tokens::load(Path::new(folder)).context("load the tokenizer")?;
+    if tokens.is_local() {
+        tracing::info!(folder, "tokenizer loaded");
+    } else {
+        tracing::info!("no tokenizer files: the built-in tokenizer is used");
+    }
+    Ok(tokens)
+}
+
+fn settings(config: &Config) -> Settings {
+    // Without chunks a whole prompt must fit into a step.
+    let least = if config.chunked_prefill {
+        1
+    } else {
+        config.max_model_len
+    };
+    let batch = config.max_num_batched_tokens.unwrap_or(DEFAULT_BATCH);
+    let transfer = config.kv_transfer.as_ref();
+    Settings {
+        block_size: config.block_size,
+        num_blocks: config.num_gpu_blocks,
+        prefix_caching: config.prefix_caching,
+        max_num_seqs: config.max_num_seqs,
+        max_num_batched_tokens: batch.max(least),
+        chunked_prefill: config.chunked_prefill,
+        max_waiting: config.max_waiting,
+        max_model_len: config.max_model_len,
+        connector: transfer.is_some_and(|transfer| transfer.nixl),
+        recompute_on_failure: transfer.is_none_or(|transfer| transfer.recompute_on_failure),
+        hold_timeout: Duration::from_secs(config.environment.hold_seconds),
+        timing: Timing {
+            time_to_first_token: config.time_to_first_token,
+            prefill_overhead: config.prefill_overhead,
+            prefill_per_token: config.prefill_time_per_token,
+            inter_token: config.inter_token_latency,
+            transfer_per_token: config.kv_cache_transfer_time_per_token,
+            factor_under_load: config.time_factor_under_load,
+        },
+    }
+}
+
+fn about(config: &Config) -> About {
+    About {
+        model: config.served_names.first().cloned().unwrap_or_default(),
+        block_size: config.block_size,
+        num_blocks: config.num_gpu_blocks,
+        prefix_caching: config.prefix_caching,
+        max_model_len: config.max_model_len,
+        max_loras: if config.loras.is_empty() {
+            0
+        } else {
+            config.max_loras
+        },
+        old_names: config.environment.old_metric_names,
     }
 }

@@ -1,11 +1,13 @@
-//! What clients and manifests see of the simulator.
+//! What clients, manifests and subscribers see of the simulator.
+
+mod http;
+mod kv;
+mod support;
 
 use std::time::Duration;
 
-use proptest::prelude::*;
-
 use super::cli::Config;
-use super::engine::{PrefixCache, tokenize};
+use crate::kv::event::{Form, HashForm};
 
 fn parse(line: &str) -> Config {
     Config::parse(&line.split(' ').map(str::to_owned).collect::<Vec<_>>()).unwrap()
@@ -17,6 +19,7 @@ fn every_way_to_start_vllm_is_understood() {
         "vllm serve org/m --port 8001 --served-model-name x y --enable-prefix-caching --block-size=16",
         "serve org/m --served-model-name x y --port=8001 --kv-transfer-config {\"kv_connector\":\"NixlConnector\"}",
         "python3 -m vllm.entrypoints.openai.api_server --model org/m --port 8001 --served-model-name x y --no-enable-chunked-prefill",
+        "vllm serve --enable-prefix-caching org/m --port 8001 --served-model-name x y --max-model-len 16k -tp 2",
     ] {
         let config = parse(line);
         assert_eq!(
@@ -38,30 +41,65 @@ fn durations_and_wrong_values() {
         parse("m --inter-token-latency=1s").inter_token_latency,
         Duration::from_secs(1)
     );
+    assert_eq!(
+        parse("m --prefill-time-per-token 50us").prefill_time_per_token,
+        Duration::from_micros(50)
+    );
     assert_eq!(parse("m").served_names, ["m"]);
-    assert!(Config::parse(&["--port".to_owned(), "x".to_owned()]).is_err());
+    assert_eq!(parse("m --max-model-len 2k").max_model_len, 2000);
+    assert_eq!(parse("m --max-model-len 2K").max_model_len, 2048);
+    for line in [
+        "--port x",
+        "m --kv-events-config {",
+        "m --kv-transfer-config 7",
+        "m --lora-modules x",
+        "m --time-factor-under-load 0.5",
+    ] {
+        let args: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        assert!(Config::parse(&args).is_err(), "{line}");
+    }
 }
 
 #[test]
-fn a_repeated_prefix_is_cached_in_whole_blocks() {
-    let mut cache = PrefixCache::new(4, 100);
-    let text = "a b c d e f g h i";
-    assert_eq!(cache.admit(&tokenize(text)), 0);
-    assert_eq!(cache.admit(&tokenize(text)), 8);
-    assert_eq!(cache.admit(&tokenize("a b c d x f g h")), 4);
-    assert_eq!(cache.admit(&tokenize("z b c d e f g h")), 0);
+fn json_flags_say_where_events_and_kv_cache_go() {
+    let config = parse(
+        r#"m --kv-events-config {"enable_kv_cache_events":true,"publisher":"zmq","endpoint":"tcp://*:15556","replay_endpoint":"tcp://*:15656","topic":"kv@10.0.0.1:8000@m","new":1} --kv-transfer-config={"kv_connector":"NixlConnector","kv_role":"kv_both"} --lora-modules a=/a {"name":"b","path":"/b"}"#,
+    );
+    let events = config.kv_events.unwrap();
+    assert_eq!(events.endpoint, "tcp://*:15556");
+    assert_eq!(events.topic, "kv@10.0.0.1:8000@m");
+    assert_eq!(events.buffer_steps, 10_000);
+    assert!(config.kv_transfer.unwrap().nixl);
+    assert_eq!(config.loras[1].name, "b");
+    assert_eq!(config.loras[1].id, 2);
+    let off = parse(r#"m --kv-events-config {"enable_kv_cache_events":false}"#);
+    assert!(off.kv_events.is_none());
+    let inside = r#"m --kv-transfer-config {"kv_connector":"MultiConnector","kv_connector_extra_config":{"connectors":[{"kv_connector":"NixlConnector"}]}}"#;
+    assert!(parse(inside).kv_transfer.unwrap().nixl);
 }
 
-proptest! {
-    #[test]
-    fn the_cache_never_outgrows_its_size_and_never_claims_more_than_the_prompt(
-        prompts in prop::collection::vec("[a-c ]{0,60}", 0..30), capacity in 0_usize..10,
-    ) {
-        let mut cache = PrefixCache::new(3, capacity);
-        for prompt in &prompts {
-            let tokens = tokenize(prompt);
-            prop_assert!(cache.admit(&tokens) <= tokens.len());
-            prop_assert!(cache.usage() <= 1.0);
-        }
-    }
+#[test]
+fn the_environment_is_stronger_than_flags() {
+    let mut config = parse("m --inter-token-latency 9");
+    let variables = |name: &str| {
+        let value = match name {
+            "SIM_INTER_TOKEN_LATENCY_MS" => "0.5",
+            "SIM_KV_EVENT_FORM" => "array",
+            "VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES" | "SIM_ADMIN" => "0",
+            "LLM_D_BIND_HOST" => "127.0.0.9",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    };
+    config.apply_environment(variables).unwrap();
+    assert_eq!(config.inter_token_latency, Duration::from_micros(500));
+    assert_eq!(config.environment.event_form, Form::Array);
+    assert_eq!(config.environment.hash_form, HashForm::Bytes);
+    assert!(!config.environment.admin);
+    let wrong = |name: &str| (name == "SIM_MAX_NUM_SEQS").then(|| "many".to_owned());
+    let error = config.apply_environment(wrong).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "SIM_MAX_NUM_SEQS: \"many\" is not a whole number"
+    );
 }

@@ -1,0 +1,371 @@
+//! KV events and the passing of KV cache, over real sockets.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use zeromq::{DealerSocket, Socket as _, SocketRecv as _, SocketSend as _, SubSocket, ZmqMessage};
+
+use super::support::{DEADLINE, TestSim};
+use crate::kv::blocks::engine::{Extra, none_hash, sha256_cbor};
+use crate::kv::event::{Batch, Event, Form, HashForm, Reason, decode};
+use crate::sim::cli::Config;
+
+const TOPIC: &str = "kv@127.0.0.1:8000@m";
+const EVENTS: &str =
+    r#"{"enable_kv_cache_events":true,"endpoint":"tcp://*:0","topic":"kv@127.0.0.1:8000@m"}"#;
+
+/// A port of its own for every simulator: the configuration takes port 0.
+fn publishing(config: &mut Config) {
+    let events = config.kv_events.as_mut().unwrap();
+    events.endpoint = "tcp://*:0".to_owned();
+    events.replay_endpoint = Some("tcp://*:0".to_owned());
+    config.environment.bind_host = Some("127.0.0.1".parse().unwrap());
+    config.environment.hash_seed = Some("42".to_owned());
+}
+
+async fn publisher(change: impl FnOnce(&mut Config)) -> (TestSim, SubSocket) {
+    let sim = TestSim::start_with(&["--kv-events-config", EVENTS], |config| {
+        publishing(config);
+        change(config);
+    })
+    .await;
+    let mut socket = SubSocket::new();
+    socket.connect(&sim.running.events.events).await.unwrap();
+    socket.subscribe("kv@").await.unwrap();
+    // A subscription takes time to arrive, and what is published before is lost.
+    loop {
+        sim.post(
+            "/sim/faults",
+            &json!({"events": {"publish": ["other_model"]}}),
+        )
+        .await;
+        let pause = std::time::Duration::from_millis(50);
+        if tokio::time::timeout(pause, socket.recv()).await.is_ok() {
+            break;
+        }
+    }
+    while let Ok(Ok(_)) =
+        tokio::time::timeout(std::time::Duration::from_millis(100), socket.recv()).await
+    {}
+    sim.post("/sim/faults", &json!({"events": {"reset_sequence": true}}))
+        .await;
+    (sim, socket)
+}
+
+struct Heard {
+    topic: String,
+    number: u64,
+    payload: Bytes,
+}
+
+impl Heard {
+    fn batch(&self) -> Batch {
+        decode(&self.payload).unwrap()
+    }
+}
+
+async fn hear(socket: &mut SubSocket) -> Heard {
+    let message = tokio::time::timeout(DEADLINE, socket.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    let frames: Vec<Bytes> = message.into_vec();
+    assert_eq!(frames.len(), 3);
+    Heard {
+        topic: String::from_utf8(frames[0].to_vec()).unwrap(),
+        number: u64::from_be_bytes(frames[1][..].try_into().unwrap()),
+        payload: frames[2].clone(),
+    }
+}
+
+fn completion(tokens: &[u32], max_tokens: usize) -> Value {
+    json!({"model": "m", "prompt": tokens, "max_tokens": max_tokens})
+}
+
+#[tokio::test]
+async fn a_subscriber_hears_vllms_own_hashes_in_both_forms() {
+    for (form, hashes) in [(Form::Map, HashForm::Int), (Form::Array, HashForm::Bytes)] {
+        let (sim, mut socket) = publisher(|config| {
+            config.environment.event_form = form;
+            config.environment.hash_form = hashes;
+        })
+        .await;
+        let tokens: Vec<u32> = (0..40).collect();
+        sim.post("/v1/completions", &completion(&tokens, 1)).await;
+        let heard = hear(&mut socket).await;
+        assert_eq!((heard.topic.as_str(), heard.number), (TOPIC, 0));
+        let batch = heard.batch();
+        assert_eq!(batch.rank, Some(0));
+        assert!(batch.timestamp_seconds > 1e9);
+        let [Event::Stored(stored)] = &batch.events[..] else {
+            panic!("{batch:?}");
+        };
+        // Known from vLLM itself, for this seed.
+        assert_eq!(
+            stored.hashes,
+            [2_863_503_375_995_570_957, 13_957_787_785_847_563_040]
+        );
+        let first = sha256_cbor(&none_hash(Some("42")), &tokens[..16], &Extra::default());
+        assert_eq!(stored.hashes[0], first.as_u64());
+        assert_eq!(stored.parent, None);
+        assert_eq!(stored.tokens, &tokens[..32]);
+        assert_eq!(stored.block_size, 16);
+        // 40 tokens and 8 generated: the third block is full and follows the second.
+        sim.post("/v1/completions", &completion(&tokens, 9)).await;
+        let batch = hear(&mut socket).await.batch();
+        let [Event::Stored(stored)] = &batch.events[..] else {
+            panic!("{batch:?}");
+        };
+        assert_eq!(stored.parent, Some(13_957_787_785_847_563_040));
+        assert_eq!(stored.hashes.len(), 1);
+        assert_eq!(stored.tokens[..8], tokens[32..]);
+        sim.post("/reset_prefix_cache", &json!({})).await;
+        let cleared = hear(&mut socket).await;
+        assert_eq!(
+            (cleared.number, cleared.batch().events),
+            (2, vec![Event::Cleared])
+        );
+        sim.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn salts_and_adapters_are_named_and_keep_caches_apart() {
+    let (sim, mut socket) = publisher(|config| {
+        config.loras = vec![crate::sim::engine::Lora {
+            id: 1,
+            name: "adapter".to_owned(),
+            path: "/p".to_owned(),
+        }];
+    })
+    .await;
+    let tokens: Vec<u32> = (0..17).collect();
+    let mut salted = completion(&tokens, 1);
+    salted["cache_salt"] = json!("abc");
+    sim.post("/v1/completions", &salted).await;
+    let batch = hear(&mut socket).await.batch();
+    let [Event::Stored(stored)] = &batch.events[..] else {
+        panic!("{batch:?}");
+    };
+    assert_eq!(stored.salt.as_deref(), Some("abc"));
+    assert_eq!(stored.hashes, [12_492_325_922_080_366_639]);
+    let mut adapted = completion(&tokens, 1);
+    adapted["model"] = json!("adapter");
+    let reply = sim.post("/v1/completions", &adapted).await.json();
+    assert_eq!(reply["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+    let batch = hear(&mut socket).await.batch();
+    let [Event::Stored(stored)] = &batch.events[..] else {
+        panic!("{batch:?}");
+    };
+    assert_eq!(stored.lora.as_deref(), Some("adapter"));
+    sim.stop().await;
+}
+
+async fn replay(address: &str, from: u64) -> Vec<(u64, Bytes)> {
+    let mut socket = DealerSocket::new();
+    socket.connect(address).await.unwrap();
+    let mut request = ZmqMessage::from(Bytes::new());
+    request.push_back(from.to_be_bytes().to_vec().into());
+    socket.send(request).await.unwrap();
+    let mut batches = Vec::new();
+    loop {
+        let reply = tokio::time::timeout(DEADLINE, socket.recv())
+            .await
+            .unwrap()
+            .unwrap();
+        let frames = reply.into_vec();
+        assert_eq!(frames.len(), 4);
+        let number = u64::from_be_bytes(frames[2][..].try_into().unwrap());
+        if number == u64::MAX {
+            return batches;
+        }
+        assert_eq!(frames[1], TOPIC);
+        batches.push((number, frames[3].clone()));
+    }
+}
+
+#[tokio::test]
+async fn lost_batches_leave_a_gap_and_can_be_replayed() {
+    let (sim, mut socket) = publisher(|_| {}).await;
+    sim.post("/sim/faults", &json!({"events": {"drop_next": 2}}))
+        .await;
+    for at in 0..3 {
+        let tokens: Vec<u32> = (at * 100..at * 100 + 20).collect();
+        sim.post("/v1/completions", &completion(&tokens, 1)).await;
+    }
+    let heard = hear(&mut socket).await;
+    assert_eq!(heard.number, 2);
+    let replayed = replay(sim.running.events.replay.as_ref().unwrap(), 1).await;
+    let numbers: Vec<u64> = replayed.iter().map(|batch| batch.0).collect();
+    assert_eq!(numbers, [1, 2]);
+    assert_eq!(replayed[1].1, heard.payload);
+    assert_eq!(sim.count("sim:kv_event_batches_lost_total").await, 2);
+    sim.stop().await;
+}
+
+#[tokio::test]
+async fn odd_batches_look_as_odd_as_they_should() {
+    let (sim, mut socket) = publisher(|_| {}).await;
+    let all = json!([
+        "garbage",
+        "unknown_type",
+        "out_of_order",
+        "unknown_parent",
+        "other_model",
+        "duplicate"
+    ]);
+    let tokens: Vec<u32> = (0..20).collect();
+    sim.post("/v1/completions", &completion(&tokens, 1)).await;
+    let first = hear(&mut socket).await;
+    sim.post("/sim/faults", &json!({"events": {"publish": all}}))
+        .await;
+    assert!(decode(&hear(&mut socket).await.payload).is_err());
+    let unknown = hear(&mut socket).await.batch();
+    assert_eq!(unknown.rejected[0].reason, Reason::UnknownType);
+    assert_eq!(unknown.events.len(), 1);
+    assert_eq!(hear(&mut socket).await.number, 4);
+    assert_eq!(hear(&mut socket).await.number, 3);
+    let orphan = hear(&mut socket).await.batch();
+    assert!(matches!(&orphan.events[..], [Event::Stored(stored)] if stored.parent.is_some()));
+    assert_eq!(hear(&mut socket).await.topic, format!("{TOPIC}-other"));
+    let again = hear(&mut socket).await;
+    assert_eq!((again.number, again.payload), (0, first.payload));
+    sim.post("/sim/faults", &json!({"events": {"reset_sequence": true}}))
+        .await;
+    let tokens: Vec<u32> = (100..120).collect();
+    sim.post("/v1/completions", &completion(&tokens, 1)).await;
+    assert_eq!(hear(&mut socket).await.number, 0);
+    sim.stop().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_without_a_wildcard_is_dialled() {
+    let mut socket = SubSocket::new();
+    let address = socket.bind("tcp://127.0.0.1:0").await.unwrap().to_string();
+    socket.subscribe("").await.unwrap();
+    let sim = TestSim::start_with(&["--kv-events-config", EVENTS], |config| {
+        config.kv_events.as_mut().unwrap().endpoint = address;
+    })
+    .await;
+    // The first batches may come before the subscription does.
+    let mut at = 0;
+    let heard = loop {
+        at += 1;
+        let tokens: Vec<u32> = (at * 100..at * 100 + 20).collect();
+        sim.post("/v1/completions", &completion(&tokens, 1)).await;
+        let pause = std::time::Duration::from_millis(50);
+        if let Ok(heard) = tokio::time::timeout(pause, socket.recv()).await {
+            break heard.unwrap();
+        }
+        assert!(at < 400);
+    };
+    assert_eq!(heard.get(0).unwrap(), TOPIC);
+    sim.stop().await;
+}
+
+// === prefill here, decode there ===
+
+const NIXL: &str = r#"{"kv_connector":"NixlConnector","kv_role":"kv_both"}"#;
+
+async fn nixl(flags: &[&str]) -> TestSim {
+    let flags: Vec<&str> = ["--kv-transfer-config", NIXL]
+        .iter()
+        .chain(flags)
+        .copied()
+        .collect();
+    TestSim::start_with(&flags, |config| {
+        config.environment.side_channel_host = "127.0.0.1".to_owned();
+        config.environment.side_channel_port = 0;
+    })
+    .await
+}
+
+async fn prefill(sim: &TestSim, tokens: &[u32]) -> Value {
+    let mut body = completion(tokens, 1);
+    body["kv_transfer_params"] = json!({
+        "do_remote_decode": true, "do_remote_prefill": false, "remote_engine_id": null,
+        "remote_block_ids": null, "remote_host": null, "remote_port": null,
+    });
+    sim.post("/v1/completions", &body).await.json()["kv_transfer_params"].clone()
+}
+
+async fn decode_at(sim: &TestSim, tokens: &[u32], parameters: Value) -> Value {
+    let mut body = completion(tokens, 4);
+    body["kv_transfer_params"] = parameters;
+    sim.post("/v1/completions", &body).await.json()
+}
+
+#[tokio::test]
+async fn one_engine_computes_a_prompt_and_another_answers_it() {
+    // So slow that the decoder cannot have computed the prompt itself.
+    let prefiller = nixl(&[]).await;
+    let decoder = nixl(&["--prefill-time-per-token", "10s"]).await;
+    let tokens: Vec<u32> = (0..100).collect();
+    let parameters = prefill(&prefiller, &tokens).await;
+    assert_eq!(parameters["do_remote_prefill"], true);
+    assert_eq!(parameters["do_remote_decode"], false);
+    assert_eq!(parameters["remote_block_ids"].as_array().unwrap().len(), 7);
+    assert_eq!(
+        parameters["remote_port"],
+        prefiller.running.side_channel.unwrap().port()
+    );
+    assert!(prefiller.thousandths("vllm:kv_cache_usage_perc").await > 0);
+    let answer = decode_at(&decoder, &tokens, parameters.clone()).await;
+    assert_eq!(
+        answer["usage"]["prompt_tokens_details"]["cached_tokens"],
+        100
+    );
+    assert_eq!(answer["usage"]["completion_tokens"], 4);
+    assert_eq!(
+        decoder.count("vllm:external_prefix_cache_hits_total").await,
+        100
+    );
+    assert_eq!(decoder.count("vllm:prefix_cache_hits_total").await, 0);
+    prefiller.stop().await;
+    decoder.stop().await;
+}
+
+#[tokio::test]
+async fn fetched_blocks_are_free_and_cannot_be_fetched_twice() {
+    let (prefiller, decoder) = (nixl(&[]).await, nixl(&[]).await);
+    let tokens: Vec<u32> = (0..100).collect();
+    let parameters = prefill(&prefiller, &tokens).await;
+    decode_at(&decoder, &tokens, parameters.clone()).await;
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while prefiller.thousandths("vllm:kv_cache_usage_perc").await > 0 {
+        assert!(tokio::time::Instant::now() < deadline);
+    }
+    let other: Vec<u32> = (500..600).collect();
+    let answer = decode_at(&decoder, &other, parameters).await;
+    assert_eq!(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+    assert_eq!(
+        decoder.count("vllm:nixl_num_failed_transfers_total").await,
+        1
+    );
+    prefiller.stop().await;
+    decoder.stop().await;
+}
+
+#[tokio::test]
+async fn a_dead_prefiller_costs_time_and_not_the_answer() {
+    let (prefiller, decoder) = (nixl(&[]).await, nixl(&[]).await);
+    let tokens: Vec<u32> = (0..100).collect();
+    let parameters = prefill(&prefiller, &tokens).await;
+    prefiller.stop().await;
+    let answer = decode_at(&decoder, &tokens, parameters).await;
+    assert_eq!(answer["usage"]["completion_tokens"], 4);
+    assert_eq!(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+    assert_eq!(
+        decoder.count("vllm:nixl_num_failed_transfers_total").await,
+        1
+    );
+    decoder.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_connector_transfer_parameters_change_nothing() {
+    let sim = TestSim::start(&[]).await;
+    let tokens: Vec<u32> = (0..20).collect();
+    assert_eq!(prefill(&sim, &tokens).await, Value::Null);
+    assert_eq!(sim.count("sim:ignored_transfers_total").await, 1);
+    sim.stop().await;
+}
