@@ -13,7 +13,7 @@ RIG := $(TARGET)/debug/rig
 
 .PHONY: demo
 demo: build ## Serve a model on this machine and send it requests; ONCE=1 ends after that, MANIFESTS=DIR applies another folder.
-	$(RIG) demo --chart $(CHART) --manifests "$(or $(MANIFESTS),examples/llama-3-2-1b)" $(if $(ONCE),--once)
+	$(RIG) demo --chart $(CHART) --manifests "$(or $(MANIFESTS),examples/llama-3-2-1b)" --report $(TARGET)/reports/demo.html $(if $(ONCE),--once)
 
 .PHONY: up
 up: build ## Start the bare cluster of the demo, with nothing installed.
@@ -35,6 +35,13 @@ lint: ## Format check and clippy, warnings are errors.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
+.PHONY: check-features
+check-features: ## Each program compiles alone, and the pure core with none of them.
+	for features in "" operator epp proxy sim; do \
+		echo "make: checking with features [$$features]"; \
+		$(CARGO) check --locked --quiet --lib --bins --no-default-features --features "$$features"; \
+	done
+
 .PHONY: generate
 generate: build ## Write the CRD and the chart's RBAC from the types.
 	$(OPERATOR) crd > crds/llm-d.ai_modelservices.yaml
@@ -48,7 +55,7 @@ check-generated: generate ## Fail when generated files in the tree are not what 
 ##@ Prove it
 
 .PHONY: test
-test: lint test-unit test-cluster ## Everything a change must pass.
+test: lint check-features check-generated test-unit test-cluster ## Everything a change must pass.
 
 .PHONY: test-unit
 test-unit: ## Unit tests, rules of the source tree, conformance.

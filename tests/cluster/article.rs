@@ -15,7 +15,7 @@ const EPP_METRICS: u16 = 9090;
 const EPP_CLUSTER: &str = "outbound|9002||llama-3-2-1b-epp-service.llm-d.svc.cluster.local";
 
 /// The filter that users of the article have in their clusters: headers only, every route.
-fn header_only_filter() -> Value {
+pub(crate) fn header_only_filter() -> Value {
     json!({
         "apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter",
         "metadata": {"name": "epp-external-processor", "namespace": NS},

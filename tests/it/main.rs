@@ -63,6 +63,16 @@ const PURE: &[&str] = &[
     "src/openai/",
     "src/operator/plan",
     "src/operator/render",
+    "src/bench/answer.rs",
+    "src/bench/ceiling.rs",
+    "src/bench/exposition.rs",
+    "src/bench/measure",
+    "src/bench/outcome.rs",
+    "src/bench/plan.rs",
+    "src/bench/prometheus.rs",
+    "src/bench/prompts.rs",
+    "src/bench/report",
+    "src/bench/tally.rs",
     "src/contract.rs",
 ];
 const FORBIDDEN: &[&str] = &[
@@ -96,7 +106,7 @@ fn pure_modules_reach_no_io() {
 #[test]
 fn the_programs_do_not_use_each_other() {
     for (name, text) in sources() {
-        let Some(program) = ["epp", "operator", "proxy", "sim"]
+        let Some(program) = ["bench", "epp", "operator", "proxy", "sim"]
             .into_iter()
             .find(|program| name.starts_with(&format!("src/{program}/")))
         else {
@@ -149,4 +159,34 @@ fn the_chart_ships_the_generated_crd() {
         generated.len() < 60_000,
         "kubectl apply keeps a copy in an annotation: stay small"
     );
+}
+
+#[test]
+fn the_deviations_name_tests_that_exist() {
+    let text =
+        fs::read_to_string(root().join("docs/deviations.md")).expect("docs/deviations.md is there");
+    let sources = sources();
+    let mut rows = 0;
+    for line in text.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<_> = line
+            .replace("\\|", "")
+            .split('|')
+            .map(str::to_owned)
+            .collect();
+        if cells[1].trim() == "What" {
+            continue;
+        }
+        rows += 1;
+        assert_eq!(cells.len(), 8, "{line}");
+        let names: Vec<_> = cells[5].split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "no test pins: {line}");
+        for name in names {
+            let declared = format!("fn {name}(");
+            assert!(
+                sources.iter().any(|(_, text)| text.contains(&declared)),
+                "docs/deviations.md names the test {name}, which does not exist"
+            );
+        }
+    }
+    assert!(rows > 30, "the tables were not found");
 }

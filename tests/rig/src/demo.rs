@@ -2,7 +2,7 @@
 //! for the first time. IO.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,6 +15,8 @@ const NAMESPACE: &str = "llm-d";
 const READY_LIMIT: Duration = Duration::from_mins(3);
 const REQUESTS: usize = 100;
 const AT_ONCE: usize = 10;
+/// The hit rate of the article's test, in percent: the demo fails below.
+const ARTICLES_HIT_RATE: f64 = 87.4;
 
 /// Flags of `demo`.
 #[derive(Clone, Debug, clap::Args)]
@@ -30,6 +32,10 @@ pub struct Args {
     /// End after the requests instead of staying up.
     #[arg(long)]
     once: bool,
+    /// Where the benchmark's HTML report is written; one per ModelService when there are
+    /// several.
+    #[arg(long)]
+    report: PathBuf,
 }
 
 /// Runs the demo.
@@ -45,7 +51,10 @@ pub fn run(args: &Args) -> Result<()> {
         println!("{}", cluster.describe());
         let result = tokio::select! {
             result = show(args, &cluster, &say) => result,
-            ended = up::wait_for_end() => return ended,
+            ended = up::wait_for_end() => {
+                ended?;
+                anyhow::bail!("stopped before the end");
+            }
         };
         if let Err(error) = &result {
             eprintln!("\nThe demo failed: {error:#}\n");
@@ -93,6 +102,12 @@ async fn show(args: &Args, cluster: &Running, say: &(impl Fn(&str) + Sync)) -> R
         wait_ready(cluster, &namespace, &name, say).await?;
         let model = text(&service["spec"]["routing"]["modelName"]);
         requests(cluster, &namespace, &name, &model, say).await?;
+        let report = if services.len() == 1 {
+            args.report.clone()
+        } else {
+            args.report.with_file_name(format!("{name}.html"))
+        };
+        cache_hit(cluster, &namespace, &model, &report, say).await?;
     }
     println!(
         "\n{}",
@@ -113,6 +128,49 @@ async fn show(args: &Args, cluster: &Running, say: &(impl Fn(&str) + Sync)) -> R
             ])
             .await?
     );
+    Ok(())
+}
+
+/// The article's benchmark, as users run it.
+async fn cache_hit(
+    cluster: &Running,
+    namespace: &str,
+    model: &str,
+    report: &Path,
+    say: &(impl Fn(&str) + Sync),
+) -> Result<()> {
+    if let Some(folder) = report.parent() {
+        std::fs::create_dir_all(folder).context("make the folder of the report")?;
+    }
+    let program = crate::process::rig_program()?.with_file_name("llm-d-operator");
+    let (url, rate) = (
+        format!("http://{}", cluster.gateway),
+        ARTICLES_HIT_RATE.to_string(),
+    );
+    let args = [
+        "bench",
+        "cache-hit",
+        "--url",
+        &url,
+        "--model",
+        model,
+        "--namespace",
+        namespace,
+        "--min-hit-rate",
+        &rate,
+    ];
+    say(&format!("llm-d-operator {}", args.join(" ")));
+    let status = tokio::process::Command::new(&program)
+        .args(args)
+        .arg("--report")
+        .arg(report)
+        .env("KUBECONFIG", &cluster.kubeconfig)
+        .kill_on_drop(true)
+        .status()
+        .await
+        .with_context(|| format!("start {}", program.display()))?;
+    ensure!(status.success(), "the benchmark ended with {status}");
+    say(&format!("report: {}", report.display()));
     Ok(())
 }
 
@@ -235,6 +293,10 @@ async fn requests(
         "{} answers were wrong, the first: {}",
         wrong.len(),
         wrong[0]
+    );
+    ensure!(
+        by_pod.keys().all(|pod| pod.contains("-decode-")) && by_pod.len() > 1,
+        "not spread over decode pods: {by_pod:?}"
     );
     ensure!(
         asked >= REQUESTS as u64,
