@@ -14,6 +14,7 @@ use super::knowledge::Knowledge;
 use super::scrape::{self, Scrapes};
 use super::sessions::{self, Sessions, share};
 use crate::contract;
+use crate::kv::metrics::TokenizerFiles;
 use crate::kv::tokenize::{self, Tokenizers, local::Tokenizer};
 use crate::kv::{index, metrics, subscribe};
 use crate::scheduling::config::Settings;
@@ -22,7 +23,7 @@ use crate::telemetry::shutdown::Shutdown;
 /// Starts it all. `pool` names what replicas have in common.
 ///
 /// # Errors
-/// When tokenizer files are given that cannot be used, or the address of Redis is none.
+/// When the address of Redis is none.
 pub(super) fn start(
     args: &Args,
     settings: &Settings,
@@ -69,7 +70,7 @@ pub(super) fn start(
         index: reader,
         states,
         hints,
-        tokenizers: tokenizers(args, settings, kv_metrics)?,
+        tokenizers: tokenizers(args, settings, kv_metrics),
         scrapes,
         sessions,
         base_model: model,
@@ -77,27 +78,41 @@ pub(super) fn start(
 }
 
 /// Tokens are wanted only to be compared with KV events.
-fn tokenizers(
-    args: &Args,
-    settings: &Settings,
-    metrics: metrics::Metrics,
-) -> anyhow::Result<Option<Tokenizers>> {
+fn tokenizers(args: &Args, settings: &Settings, metrics: metrics::Metrics) -> Option<Tokenizers> {
     if !settings.kv_scorer_enabled() {
-        return Ok(None);
+        return None;
     }
-    let mut local = None;
-    if let Some(folder) = &args.tokenizer {
-        local = Some(Tokenizer::load(folder).context("--tokenizer")?);
-        tracing::info!(folder = %folder.display(), "prompts are tokenized in this process");
-    } else {
+    let (local, files) = local_tokenizer(args);
+    metrics.tokenizer(files);
+    let now = (Instant::now(), SystemTime::now());
+    let settings = tokenize::Settings::default();
+    Some(Tokenizers::new(local, settings, metrics, now))
+}
+
+/// The tokenizer of `--tokenizer`. Files that cannot be used are an error in the log and in a
+/// metric, not the end: requests are worth more than exact tokens.
+fn local_tokenizer(args: &Args) -> (Option<Tokenizer>, TokenizerFiles) {
+    let Some(folder) = &args.tokenizer else {
         tracing::warn!(
             "no --tokenizer: each prompt costs a request to an engine's /tokenize; where that \
              fails, what was sent before stands in for what engines hold"
         );
+        return (None, TokenizerFiles::None);
+    };
+    match Tokenizer::load(folder) {
+        Ok(tokenizer) => {
+            tracing::info!(folder = %folder.display(), "prompts are tokenized in this process");
+            (Some(tokenizer), TokenizerFiles::Loaded)
+        }
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            tracing::error!(
+                error,
+                "--tokenizer cannot be used; engines are asked for tokens"
+            );
+            (None, TokenizerFiles::Broken)
+        }
     }
-    let now = (Instant::now(), SystemTime::now());
-    let settings = tokenize::Settings::default();
-    Ok(Some(Tokenizers::new(local, settings, metrics, now)))
 }
 
 fn sessions(

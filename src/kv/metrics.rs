@@ -23,6 +23,17 @@ pub enum TokenSource {
     None,
 }
 
+/// What became of the tokenizer files.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TokenizerFiles {
+    /// None were given.
+    None,
+    /// They are used.
+    Loaded,
+    /// They cannot be used; the engines are asked instead.
+    Broken,
+}
+
 /// What happened to one pod's stream of events, or to a message in it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum StreamEvent {
@@ -126,6 +137,7 @@ pub struct Metrics {
     held: Gauge,
     tokenized: Family<TokenLabel, Counter>,
     tokenize_seconds: Family<SourceLabel, Histogram>,
+    tokenizer: Family<StateLabel, Gauge>,
 }
 
 fn tokenize_seconds() -> Histogram {
@@ -148,6 +160,7 @@ impl Metrics {
             held: Gauge::default(),
             tokenized: Family::default(),
             tokenize_seconds: Family::new_with_constructor(tokenize_seconds),
+            tokenizer: Family::default(),
         };
         let own = registry.sub_registry_with_prefix("llm_d_epp_kv");
         let copy = metrics.clone();
@@ -181,11 +194,26 @@ impl Metrics {
             copy.tokenized,
         );
         own.register(
+            "tokenizer",
+            "1 for the state of the tokenizer files: none, loaded or broken",
+            copy.tokenizer,
+        );
+        own.register(
             "tokenize_seconds",
             "Time to get a prompt's tokens, by source",
             copy.tokenize_seconds,
         );
         metrics
+    }
+
+    /// Says what became of the tokenizer files.
+    pub fn tokenizer(&self, state: TokenizerFiles) {
+        let state = match state {
+            TokenizerFiles::None => "none",
+            TokenizerFiles::Loaded => "loaded",
+            TokenizerFiles::Broken => "broken",
+        };
+        self.tokenizer.get_or_create(&StateLabel { state }).set(1);
     }
 
     /// Counts one prompt. `outcome` is `ok` or a reason of a closed set.

@@ -303,15 +303,18 @@ fn a_gateway_with_only_the_header_filter_is_routed_by_the_epp() -> Result<()> {
             "{by_pod:?}"
         );
         eprintln!("header-only: EPP asked {asked} times, {by_pod:?}");
-        // The EPP's choice is obeyed: a session stays on one pod.
-        for turn in 0..9 {
-            let id = format!("session-{turn}");
-            let headers = [("session-id", "one"), ("x-request-id", id.as_str())];
-            let answer = cluster.chat(MODEL, "again", false, &headers).await?;
-            ensure!(answer.status == 200, "{}", answer.status);
+        // The EPP's choice is obeyed: every session stays on one pod.
+        for session in 0..8 {
+            let (name, tag) = (format!("client-{session}"), format!("session{session}"));
+            for turn in 0..6 {
+                let id = format!("{tag}-{turn}");
+                let headers = [("session-id", name.as_str()), ("x-request-id", &id)];
+                let answer = cluster.chat(MODEL, "again", false, &headers).await?;
+                ensure!(answer.status == 200, "{}", answer.status);
+            }
+            let by_pod = who_answered(&cluster, 6, &tag).await?;
+            ensure!(by_pod.len() == 1, "{name} went to {by_pod:?}");
         }
-        let by_pod = who_answered(&cluster, 9, "session").await?;
-        ensure!(by_pod.len() == 1, "one session went to {by_pod:?}");
         Ok(())
     })
 }

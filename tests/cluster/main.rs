@@ -3,6 +3,7 @@
 
 mod article;
 mod bad_input;
+mod bad_signals;
 mod cache;
 mod chart;
 mod crashes;

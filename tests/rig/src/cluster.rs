@@ -272,6 +272,39 @@ impl Running {
         Ok(answer.text())
     }
 
+    /// Posts JSON to a pod, on the same way as [`Running::pod_page`].
+    ///
+    /// # Errors
+    /// When the pod does not answer with success.
+    pub async fn pod_post(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+        path: &str,
+        body: &Value,
+    ) -> Result<String> {
+        if self.mode == Mode::Namespace {
+            let file = tempfile::NamedTempFile::with_suffix(".json")?;
+            std::fs::write(file.path(), serde_json::to_vec(body)?)?;
+            let raw = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy{path}");
+            let file = file.path().display().to_string();
+            return self.kubectl(&["create", "--raw", &raw, "-f", &file]).await;
+        }
+        let object = self.get(&["pod", pod, "-n", namespace]).await?;
+        let ip = object["status"]["podIP"].as_str().unwrap_or_default();
+        let headers = [("content-type", "application/json")];
+        let address = SocketAddr::new(ip.parse()?, port);
+        let answer = http(address, "POST", path, &headers, body.to_string()).await?;
+        ensure!(
+            answer.status.is_success(),
+            "{pod}{path}: {} {}",
+            answer.status,
+            answer.text()
+        );
+        Ok(answer.text())
+    }
+
     /// Sum of a counter or gauge on a pod's metrics page, over all its series.
     ///
     /// # Errors

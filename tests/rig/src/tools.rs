@@ -22,8 +22,7 @@ const KUBECTL_LAYER: &str = "2.0.0";
 /// Where the programs are.
 #[derive(Clone, Debug)]
 pub struct Tools {
-    /// kube-apiserver, kube-controller-manager and kube-scheduler by subcommand; or the folder of
-    /// `KUBEBUILDER_ASSETS` programs.
+    /// kube-apiserver, kube-controller-manager and kube-scheduler by subcommand.
     pub controlplane: PathBuf,
     /// etcd.
     pub etcd: PathBuf,

@@ -155,13 +155,18 @@ fn addresses_are_read_and_passwords_never_shown() {
     assert_eq!(url.redis_settings().db(), 2);
     let url = server("redis://:inside@10.0.0.1", Some("")).unwrap();
     assert_eq!(url.redis_settings().password(), Some("inside"));
-    for bad in [
-        "",
-        ":",
-        "http://10.0.0.1:80",
-        "redis://:secret@:x",
-        "rediss://:secret@redis:6379",
-    ] {
+    let secure = server("rediss://:secret@redis:6380", None).unwrap();
+    assert!(
+        matches!(
+            secure.addr(),
+            redis::ConnectionAddr::TcpTls {
+                insecure: false,
+                ..
+            }
+        ),
+        "certificates are verified"
+    );
+    for bad in ["", ":", "http://10.0.0.1:80", "redis://:secret@:x"] {
         let error = server(bad, None).expect_err(bad).to_string();
         assert!(!error.contains("secret"), "{error}");
     }
