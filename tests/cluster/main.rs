@@ -1,5 +1,5 @@
 //! The programs together, on a real control plane with real Envoy and Valkey: what a user of
-//! the cluster would see. Each test has a cluster of its own; they run one after another.
+//! the cluster would see. Each test has a cluster of its own.
 
 mod article;
 mod bad_input;

@@ -2,7 +2,7 @@
 //! ready, changes of objects, and a trickle of requests. IO.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -14,11 +14,32 @@ pub(crate) const MODEL: &str = "llama-3-2-1b";
 pub(crate) const BASE: &str = "basic-gpu-with-hybrid-cache";
 pub(crate) const LIMIT: Duration = Duration::from_mins(2);
 
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// A scenario mostly waits: two clusters at once take little longer than one, more would make
+/// each other slow.
+const AT_ONCE: usize = 2;
 
-/// A cluster is a dozen processes: two at once would only slow each other down.
-fn turn() -> MutexGuard<'static, ()> {
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+static RUNNING: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
+
+/// A cluster's turn; it ends when this is dropped.
+struct Turn;
+
+impl Turn {
+    fn wait() -> Self {
+        let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = ENDED
+            .wait_while(running, |running| *running >= AT_ONCE)
+            .unwrap_or_else(PoisonError::into_inner);
+        *running += 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ENDED.notify_one();
+    }
 }
 
 pub(crate) fn root() -> PathBuf {
@@ -41,7 +62,7 @@ pub(crate) fn on_cluster<F>(scenario: impl FnOnce(std::sync::Arc<Running>) -> F)
 where
     F: Future<Output = Result<()>>,
 {
-    let _turn = turn();
+    let _turn = Turn::wait();
     up::runtime()?.block_on(async {
         let args = up::Args {
             net: std::env::var("RIG_NET")
