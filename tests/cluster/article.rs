@@ -8,7 +8,10 @@ use rig::cluster::Answer;
 use rig::up::Running;
 use serde_json::{Value, json};
 
-use crate::support::{MODEL, NS, answers, example, names, on_cluster, pod, serve_example, status};
+use crate::support::{
+    MODEL, NS, answers, example, gateway_knows_decode, names, on_cluster, pod, serve_example,
+    status,
+};
 
 const EPP_METRICS: u16 = 9090;
 
@@ -287,6 +290,7 @@ fn a_gateway_with_only_the_header_filter_is_routed_by_the_epp() -> Result<()> {
         ensure!(filters.is_empty(), "the operator made filters: {filters:?}");
         cluster.apply(&header_only_filter()).await?;
         cluster.apply(&cluster_patch()).await?;
+        gateway_knows_decode(&cluster).await?;
         answers(&cluster).await?;
         cluster
             .wait_for("Envoy asks the EPP", crate::support::LIMIT, || async {

@@ -138,6 +138,7 @@ async fn new_engines(cluster: &Running) -> Result<()> {
     cluster
         .wait_condition(NS, MODEL, "Ready", "True", LIMIT)
         .await?;
+    crate::support::gateway_knows_decode(cluster).await?;
     subscribed(cluster, 3).await?;
     answers(cluster).await
 }
@@ -191,6 +192,9 @@ fn the_articles_test_and_each_scorer_alone() -> Result<()> {
         ] {
             set_epp(&cluster, &switched(off, &[])).await?;
             let run = bench(&cluster, label, FAST).await?;
+            if off.contains(&prefix) && !off.contains(&kv) {
+                events_alone_tell(&cluster).await?;
+            }
             if label == "load alone" {
                 ensure!(run["totals"]["answered"] == 30);
             } else {
@@ -199,6 +203,25 @@ fn the_articles_test_and_each_scorer_alone() -> Result<()> {
         }
         side_by_side().await
     })
+}
+
+/// What engines hold was known from their events, missing nothing, and not from what was sent.
+async fn events_alone_tell(cluster: &Running) -> Result<()> {
+    let epp = pod(cluster, "llama-3-2-1b-epp", NS).await?;
+    let endpoints = async |state: &str| {
+        let series = format!("llm_d_epp_kv_endpoints{{state=\"{state}\"}}");
+        cluster.pod_metric(NS, &epp, EPP_METRICS, &series).await
+    };
+    let (reporting, cold) = (endpoints("reporting").await?, endpoints("cold").await?);
+    ensure!(
+        reporting >= 1.0 && cold < 1.0,
+        "{reporting} engines report, {cold} of them incompletely"
+    );
+    let page = cluster
+        .pod_page(NS, &epp, EPP_METRICS, "/debug/decisions?last=1")
+        .await?;
+    ensure!(page.contains("\"tokensFrom\":\"engine\""), "{page}");
+    Ok(())
 }
 
 /// One report of all runs, for people.

@@ -1,6 +1,7 @@
 //! What every scenario needs: a cluster with the operator installed and the article's model
 //! ready, changes of objects, and a trickle of requests. IO.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -95,7 +96,35 @@ pub(crate) async fn serve_example(cluster: &Running) -> Result<()> {
     cluster
         .wait_condition(NS, MODEL, "Ready", "True", LIMIT)
         .await?;
+    gateway_knows_decode(cluster).await?;
     answers(cluster).await
+}
+
+/// Envoy's name of the decode engines.
+const DECODE_CLUSTER: &str = "outbound|8000||llama-3-2-1b-service-decode.llm-d.svc.cluster.local";
+
+/// Waits until Envoy knows exactly the decode pods there are: it hears of a pod a moment after
+/// the EPP, and a choice that it does not know is balanced like any other request.
+pub(crate) async fn gateway_knows_decode(cluster: &Running) -> Result<()> {
+    cluster
+        .wait_for("Envoy to know the decode pods", LIMIT, || async {
+            let list = cluster
+                .get(&["pods", "-n", NS, "-l", "llm-d.ai/role=decode"])
+                .await?;
+            let pods: BTreeSet<String> = list["items"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|pod| format!("{}:8000", text(pod, "/status/podIP")))
+                .collect();
+            let known: BTreeSet<String> = cluster
+                .upstream_hosts(DECODE_CLUSTER)
+                .await?
+                .into_iter()
+                .collect();
+            Ok((pods != known).then(|| format!("{known:?} of {pods:?}")))
+        })
+        .await
 }
 
 /// Waits until a chat request is answered with 200.

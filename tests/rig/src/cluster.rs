@@ -345,6 +345,18 @@ impl Running {
     /// # Errors
     /// When Envoy's administration page does not answer.
     pub async fn upstream_requests(&self, cluster: &str) -> Result<u64> {
+        Ok(self.requests_by_host(cluster).await?.values().sum())
+    }
+
+    /// The addresses that Envoy knows of one cluster: it hears of a pod a moment after others.
+    ///
+    /// # Errors
+    /// When Envoy's administration page does not answer.
+    pub async fn upstream_hosts(&self, cluster: &str) -> Result<Vec<String>> {
+        Ok(self.requests_by_host(cluster).await?.into_keys().collect())
+    }
+
+    async fn requests_by_host(&self, cluster: &str) -> Result<BTreeMap<String, u64>> {
         let answer = http(self.envoy_admin, "GET", "/clusters", &[], "").await?;
         ensure!(
             answer.status.is_success(),
@@ -353,10 +365,11 @@ impl Running {
         );
         let text = answer.text();
         let counts = text.lines().filter_map(|line| {
-            let rest = line.strip_prefix(cluster)?;
-            rest.rsplit_once("::rq_total::")?.1.parse::<u64>().ok()
+            let rest = line.strip_prefix(cluster)?.strip_prefix("::")?;
+            let (host, count) = rest.rsplit_once("::rq_total::")?;
+            Some((host.to_owned(), count.parse().ok()?))
         });
-        Ok(counts.sum())
+        Ok(counts.collect())
     }
 }
 
