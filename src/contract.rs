@@ -74,6 +74,7 @@ pub const ROUTING_HEADERS: &[&str] = &[
     HEADER_PREFILLER_URL,
     "x-encoder-hosts-ports",
     "x-data-parallel-host-port",
+    "x-data-parallel-rank",
     "x-kv-cache-source-host-port",
     "x-gateway-destination-endpoint-served",
     "x-gateway-destination-endpoint-scores",
