@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::article::header_only_filter;
 use crate::support::{
-    BASE, LIMIT, MODEL, NS, answers, manifest, on_cluster, patch, pod, root, serve_example, text,
+    BASE, LIMIT, MODEL, NS, manifest, on_cluster, patch, pod, root, serve_example, text,
 };
 
 /// The figure the article reports, in percent.
@@ -140,7 +140,7 @@ async fn new_engines(cluster: &Running) -> Result<()> {
         .await?;
     crate::support::gateway_knows_decode(cluster).await?;
     subscribed(cluster, 3).await?;
-    answers(cluster).await
+    every_epp_is_asked(cluster).await
 }
 
 /// Waits until every EPP sees that many ready endpoints of the decode role and hears them.
@@ -218,10 +218,44 @@ async fn events_alone_tell(cluster: &Running) -> Result<()> {
         "{reporting} engines report, {cold} of them incompletely"
     );
     let page = cluster
-        .pod_page(NS, &epp, EPP_METRICS, "/debug/decisions?last=1")
+        .pod_page(NS, &epp, EPP_METRICS, "/debug/decisions?last=40")
         .await?;
-    ensure!(page.contains("\"tokensFrom\":\"engine\""), "{page}");
+    let decisions: Vec<Value> = serde_json::from_str(&page)?;
+    let from_engine = decisions
+        .iter()
+        .filter(|decision| decision["tokensFrom"] == "engine")
+        .count();
+    ensure!(
+        from_engine >= 30,
+        "{from_engine} prompts had tokens: {page}"
+    );
     Ok(())
+}
+
+/// Waits until the gateway asks every EPP there is: until it knows one, it balances by itself.
+async fn every_epp_is_asked(cluster: &Running) -> Result<()> {
+    let count = async |epp: &str| {
+        cluster
+            .pod_metric(NS, epp, EPP_METRICS, "llm_d_epp_requests_total")
+            .await
+    };
+    let mut before = BTreeMap::new();
+    for epp in pods(cluster, "llama-3-2-1b-epp").await? {
+        before.insert(epp.clone(), count(&epp).await?);
+    }
+    cluster
+        .wait_for("the gateway to ask every EPP", LIMIT, || async {
+            for _ in 0..before.len() * 4 {
+                cluster.chat(MODEL, "who decides?", false, &[]).await?;
+            }
+            for (epp, before) in &before {
+                if count(epp).await? <= *before {
+                    return Ok(Some(epp.clone()));
+                }
+            }
+            Ok(None)
+        })
+        .await
 }
 
 /// One report of all runs, for people.
@@ -476,6 +510,7 @@ fn sessions_outlive_the_epp_and_two_epps_agree() -> Result<()> {
             .wait_condition(NS, MODEL, "Ready", "True", LIMIT)
             .await?;
         subscribed(&cluster, 5).await?;
+        every_epp_is_asked(&cluster).await?;
         let mut rest = Vec::new();
         for _ in 0..15 {
             rest.push(turn(&cluster, &prompt, &headers).await?);
@@ -494,6 +529,7 @@ fn sessions_outlive_the_epp_and_two_epps_agree() -> Result<()> {
         .await?;
         crate::support::wait_status(&cluster, "eppReady", "2/2").await?;
         subscribed(&cluster, 5).await?;
+        every_epp_is_asked(&cluster).await?;
         let mut homes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for round in 0..4 {
             for session in 0..10 {
