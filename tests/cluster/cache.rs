@@ -117,29 +117,27 @@ async fn pods(cluster: &Running, prefix: &str) -> Result<BTreeSet<String>> {
 }
 
 async fn new_engines(cluster: &Running) -> Result<()> {
-    let before = pods(cluster, "llama-3-2-1b-decode").await?;
+    let engines = async || -> Result<BTreeSet<String>> {
+        let mut names = pods(cluster, "llama-3-2-1b-decode").await?;
+        names.extend(pods(cluster, "llama-3-2-1b-prefill").await?);
+        Ok(names)
+    };
+    let before = engines().await?;
+    let all = ["-n", NS, "-l", "llm-d.ai/role", "--wait=false"];
     cluster
-        .kubectl(&[
-            "delete",
-            "pods",
-            "-n",
-            NS,
-            "-l",
-            "llm-d.ai/role=decode",
-            "--wait=false",
-        ])
+        .kubectl(&[&["delete", "pods"][..], &all].concat())
         .await?;
     cluster
-        .wait_for("new decode pods", LIMIT, || async {
-            let now = pods(cluster, "llama-3-2-1b-decode").await?;
-            Ok((now.len() != 3 || !now.is_disjoint(&before)).then(|| format!("{now:?}")))
+        .wait_for("new engines", LIMIT, || async {
+            let now = engines().await?;
+            Ok((now.len() != 5 || !now.is_disjoint(&before)).then(|| format!("{now:?}")))
         })
         .await?;
     cluster
         .wait_condition(NS, MODEL, "Ready", "True", LIMIT)
         .await?;
     crate::support::gateway_knows_decode(cluster).await?;
-    subscribed(cluster, 3).await?;
+    subscribed(cluster, 5).await?;
     every_epp_is_asked(cluster).await
 }
 
@@ -191,8 +189,17 @@ fn the_articles_test_and_each_scorer_alone() -> Result<()> {
             ("load alone", &[session, kv, prefix][..]),
         ] {
             set_epp(&cluster, &switched(off, &[])).await?;
-            let run = bench(&cluster, label, FAST).await?;
+            let mut run = bench(&cluster, label, FAST).await?;
             if off.contains(&prefix) && !off.contains(&kv) {
+                // An engine that published before the EPP listened is known incompletely: the
+                // run shows nothing about the events then, and is made again.
+                for _ in 0..2 {
+                    if events_alone_tell(&cluster).await.is_ok() {
+                        break;
+                    }
+                    new_engines(&cluster).await?;
+                    run = bench(&cluster, label, FAST).await?;
+                }
                 events_alone_tell(&cluster).await?;
             }
             if label == "load alone" {

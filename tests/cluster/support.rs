@@ -97,7 +97,22 @@ pub(crate) async fn serve_example(cluster: &Running) -> Result<()> {
         .wait_condition(NS, MODEL, "Ready", "True", LIMIT)
         .await?;
     gateway_knows_decode(cluster).await?;
-    answers(cluster).await
+    gateway_asks(cluster).await
+}
+
+const EPP_CLUSTER: &str = "outbound|9002||llama-3-2-1b-epp-service.llm-d.svc.cluster.local";
+
+/// Waits until the gateway asks the EPP: before it knows it, it answers by its own balancing.
+async fn gateway_asks(cluster: &Running) -> Result<()> {
+    cluster
+        .wait_for("the gateway to ask the EPP", LIMIT, || async {
+            let before = cluster.upstream_requests(EPP_CLUSTER).await?;
+            let answer = cluster.chat(MODEL, "hello", false, &[]).await?;
+            let asked = cluster.upstream_requests(EPP_CLUSTER).await? - before;
+            Ok((answer.status != 200 || asked == 0)
+                .then(|| format!("{}, asked {asked} times", answer.status)))
+        })
+        .await
 }
 
 /// Envoy's name of the decode engines.
