@@ -5,8 +5,9 @@
 //! hold colons and its counters end in `_total` as they are.
 #![deny(clippy::disallowed_methods)]
 
-use std::fmt::Write as _;
+mod page;
 
+use self::page::{Histogram, Page, escape, one_two_five};
 use super::engine::{Finish, Finished, Gauges, Output, Totals};
 
 const FIRST_TOKEN_BUCKETS: &[f64] = &[
@@ -56,30 +57,6 @@ pub struct Own {
     pub batches: u64,
     /// Batches of KV events that never left, as the queue was full or a fault said so.
     pub lost_batches: u64,
-}
-
-/// Observations in buckets.
-#[derive(Clone, Debug)]
-struct Histogram {
-    bounds: Vec<f64>,
-    counts: Vec<u64>,
-    sum: f64,
-}
-
-impl Histogram {
-    fn new(bounds: &[f64]) -> Self {
-        Self {
-            counts: vec![0; bounds.len() + 1],
-            bounds: bounds.to_vec(),
-            sum: 0.0,
-        }
-    }
-
-    fn observe(&mut self, value: f64) {
-        let at = self.bounds.partition_point(|bound| *bound < value);
-        self.counts[at] += 1;
-        self.sum += value;
-    }
 }
 
 /// Everything that `/metrics` shows of one engine.
@@ -298,98 +275,9 @@ impl Metrics {
     }
 }
 
-/// The text so far. Writing to a String cannot fail.
-struct Page {
-    out: String,
-    labels: String,
-}
-
-impl Page {
-    fn head(&mut self, kind: &str, name: &str) {
-        let _ = writeln!(
-            self.out,
-            "# HELP {name} See vLLM's documentation.\n# TYPE {name} {kind}"
-        );
-    }
-
-    fn line(&mut self, name: &str, labels: &str, value: f64) {
-        let _ = writeln!(self.out, "{name}{{{labels}}} {value:?}");
-    }
-
-    fn one(&mut self, kind: &str, name: &str, value: impl IntoNumber) {
-        self.head(kind, name);
-        let labels = std::mem::take(&mut self.labels);
-        self.line(name, &labels, value.number());
-        self.labels = labels;
-    }
-
-    fn histogram(&mut self, name: &str, histogram: &Histogram) {
-        self.head("histogram", name);
-        let mut below = 0;
-        let bounds = histogram.bounds.iter().map(|bound| format!("{bound:?}"));
-        for (bound, count) in bounds.chain(["+Inf".to_owned()]).zip(&histogram.counts) {
-            below += count;
-            let labels = &self.labels;
-            let _ = writeln!(
-                self.out,
-                "{name}_bucket{{{labels},le=\"{bound}\"}} {below:?}.0"
-            );
-        }
-        let labels = &self.labels;
-        let _ = writeln!(
-            self.out,
-            "{name}_count{{{labels}}} {below:?}.0\n{name}_sum{{{labels}}} {:?}",
-            histogram.sum
-        );
-    }
-}
-
-trait IntoNumber {
-    fn number(self) -> f64;
-}
-
-impl IntoNumber for f64 {
-    fn number(self) -> f64 {
-        self
-    }
-}
-
-impl IntoNumber for usize {
-    fn number(self) -> f64 {
-        self as f64
-    }
-}
-
-fn escape(value: &str) -> String {
-    value
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
-}
-
-/// vLLM's buckets for token counts: 1, 2, 5, 10, … up to `most`.
-fn one_two_five(most: usize) -> Vec<f64> {
-    let decades = (0..10).map(|exponent| 10_usize.pow(exponent));
-    decades
-        .flat_map(|decade| [decade, 2 * decade, 5 * decade])
-        .take_while(|bound| *bound <= most)
-        .map(|bound| bound as f64)
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn buckets_count_what_is_at_most_their_bound() {
-        let mut histogram = Histogram::new(&[1.0, 2.0]);
-        for value in [0.5, 1.0, 1.5, 9.0] {
-            histogram.observe(value);
-        }
-        assert_eq!(histogram.counts, [2, 1, 1]);
-        assert_eq!(one_two_five(60), [1.0, 2.0, 5.0, 10.0, 20.0, 50.0]);
-    }
 
     #[test]
     fn the_page_has_vllms_names_old_and_new() {
