@@ -32,6 +32,12 @@ pub(super) fn start(
     registry: &mut Registry,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Knowledge> {
+    if settings.index_update_interval.is_some() {
+        tracing::warn!(
+            variable = "KVCACHE_INDEX_UPDATE_INTERVAL",
+            "does nothing: the KV index is not kept outside this process yet"
+        );
+    }
     let kv_metrics = metrics::Metrics::register(registry);
     let (writer, reader) = index::new(index::Limits::default());
     let model = args.model.clone().filter(|model| !model.is_empty());

@@ -1,6 +1,9 @@
 //! What each kind of event and guess does to what an endpoint holds.
 
-#![allow(clippy::disallowed_methods)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests choose the moments that the index is told"
+)]
 
 mod model;
 
