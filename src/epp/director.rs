@@ -13,6 +13,7 @@ use super::respond::{Refusal, Routed};
 use super::session::{self, Session};
 use crate::openai;
 use crate::scheduling::config::Settings;
+use crate::scheduling::decision::NoEndpoint;
 use crate::scheduling::endpoint::{Candidate, Role};
 use crate::scheduling::{Decision, request, schedule};
 
@@ -145,7 +146,7 @@ impl Director {
         &self,
         endpoints: &Snapshot,
         read: &mut Read,
-    ) -> Result<(Decision, InFlight), crate::scheduling::decision::NoEndpoint> {
+    ) -> Result<(Decision, InFlight), NoEndpoint> {
         let turn = self.rotation.fetch_add(1, Ordering::Relaxed);
         let mut candidates = self.knowledge.candidates(
             endpoints,
@@ -153,24 +154,23 @@ impl Director {
             read.request.session,
             Instant::now(),
         );
-        for round in 1.. {
+        for _ in 1..ROUNDS {
             let decision = schedule(&self.settings, &read.request, &candidates, turn)?;
-            let chosen = [Some(decision.decode), decision.prefill];
-            let ids = chosen.into_iter().flatten();
-            if round == ROUNDS {
-                let guard = Datastore::track_anyway(endpoints, ids);
-                return Ok((decision, guard));
-            }
-            let seen = ids.filter_map(|id| {
-                let candidate = candidates.iter().find(|candidate| candidate.id == id)?;
-                Some((id, candidate.in_flight))
-            });
-            if let Some(guard) = Datastore::track(endpoints, seen.collect::<Vec<_>>()) {
+            let seen: Vec<_> = decision
+                .endpoints()
+                .filter_map(|id| {
+                    let candidate = candidates.iter().find(|candidate| candidate.id == id)?;
+                    Some((id, candidate.in_flight))
+                })
+                .collect();
+            if let Some(guard) = Datastore::track(endpoints, seen) {
                 return Ok((decision, guard));
             }
             refresh(&mut candidates, endpoints);
         }
-        unreachable!("the last round always counts")
+        let decision = schedule(&self.settings, &read.request, &candidates, turn)?;
+        let guard = Datastore::track_anyway(endpoints, decision.endpoints());
+        Ok((decision, guard))
     }
 
     /// What the decision depends on. Only bodies of the OpenAI API are read.

@@ -58,8 +58,8 @@ pub struct PromptBlocks {
     /// How they were found, or why not.
     pub tokens_from: &'static str,
     root: Option<BlockKey>,
-    text: Vec<BlockKey>,
-    by_size: Vec<(u32, Vec<BlockKey>)>,
+    text: Arc<[BlockKey]>,
+    by_size: Vec<(u32, Arc<[BlockKey]>)>,
 }
 
 impl PromptBlocks {
@@ -72,7 +72,7 @@ impl PromptBlocks {
     }
 
     /// Keys of the prompt's full blocks at this size; computed once per size.
-    fn keys(&mut self, block_tokens: u32) -> &[BlockKey] {
+    fn keys(&mut self, block_tokens: u32) -> &Arc<[BlockKey]> {
         let at = self
             .by_size
             .iter()
@@ -82,7 +82,7 @@ impl PromptBlocks {
                 (Some(root), Some(tokens)) => blocks::keys(root, tokens, block_tokens as usize),
                 _ => Vec::new(),
             };
-            self.by_size.push((block_tokens, keys));
+            self.by_size.push((block_tokens, keys.into()));
             self.by_size.len() - 1
         });
         &self.by_size[at].1
@@ -99,7 +99,7 @@ impl Knowledge {
         model: &str,
         engine: Option<SocketAddr>,
     ) -> PromptBlocks {
-        let Some(prompt) = request.prompt() else {
+        let Some(mut prompt) = request.prompt() else {
             return PromptBlocks::none("no-prompt");
         };
         let lora = self
@@ -113,15 +113,15 @@ impl Knowledge {
             chars: prompt.chars(),
             tokens_from: "off",
             root: Some(root),
-            text: blocks::text_keys(root, &prompt.bytes(), TEXT_BLOCK_BYTES, TEXT_BLOCKS),
+            text: blocks::text_keys(root, &prompt.bytes(), TEXT_BLOCK_BYTES, TEXT_BLOCKS).into(),
             ..PromptBlocks::default()
         };
         if let Some(tokenizers) = &self.tokenizers {
             let given = matches!(prompt, Prompt::Tokens(_));
-            let prompt = match &prompt {
+            let prompt = match &mut prompt {
                 Prompt::Chat(messages) => tokenize::Prompt::Chat { messages, body },
                 Prompt::Text(text) => tokenize::Prompt::Text(text),
-                Prompt::Tokens(tokens) => tokenize::Prompt::Tokens(tokens.clone()),
+                Prompt::Tokens(tokens) => tokenize::Prompt::Tokens(std::mem::take(tokens)),
             };
             let wanted = PromptRef { model, prompt };
             match tokenizers.tokens(wanted, engine, Instant::now()).await {
@@ -236,10 +236,7 @@ impl Knowledge {
         session: Option<u64>,
         now: Instant,
     ) {
-        for id in [Some(decision.decode), decision.prefill]
-            .into_iter()
-            .flatten()
-        {
+        for id in decision.endpoints() {
             self.scrapes.nudge(id);
             if let Some(slot) = self.states.state(id.0, now).and_then(|state| state.slot) {
                 self.remember(slot, id, prompt, now);
@@ -263,12 +260,13 @@ impl Knowledge {
         now: Instant,
     ) {
         if !prompt.text.is_empty() {
-            self.hints.remember(slot, prompt.text.clone());
+            self.hints.remember(slot, Arc::clone(&prompt.text));
         }
         let size = self.block_tokens(self.scrapes.load(id, now).as_ref());
         let keys = prompt.keys(size);
         if !keys.is_empty() {
-            self.hints.speculate(slot, keys.to_vec(), now + SPECULATIVE);
+            self.hints
+                .speculate(slot, Arc::clone(keys), now + SPECULATIVE);
         }
     }
 

@@ -56,6 +56,11 @@ pub struct Row {
 }
 
 impl Decision {
+    /// Where the request will be worked on: decode, then prefill where there is one.
+    pub fn endpoints(&self) -> impl Iterator<Item = EndpointId> {
+        [Some(self.decode), self.prefill].into_iter().flatten()
+    }
+
     /// The score table as text: a line per candidate of each profile, the best first, as
     /// people read it in logs.
     pub fn table(&self) -> String {

@@ -419,7 +419,7 @@ async fn a_silent_pod_has_its_place_and_does_not_report() {
     eventually("a slot", || rig.state().slot.is_some()).await;
     let tokens = prompt(1);
     let keys = keys_of(&tokens);
-    assert!(rig.hints.remember(rig.slot(), keys));
+    assert!(rig.hints.remember(rig.slot(), keys.into()));
     eventually("its history", || rig.held(&tokens) == 3).await;
     let state = rig.state();
     assert!(!state.reporting && !state.cold && state.last_batch_age.is_none());
@@ -434,11 +434,14 @@ async fn what_is_assumed_counts_until_it_expires() {
     let tokens = prompt(1);
     let keys = keys_of(&tokens);
     let until = Instant::now() + Duration::from_mins(10);
-    assert!(rig.hints.speculate(rig.slot(), keys.clone(), until));
+    assert!(rig.hints.speculate(rig.slot(), keys.clone().into(), until));
     eventually("the assumption", || rig.held(&tokens) == 3).await;
     let other = prompt(100);
     let others = keys_of(&other);
-    assert!(rig.hints.speculate(rig.slot(), others, Instant::now()));
+    assert!(
+        rig.hints
+            .speculate(rig.slot(), others.into(), Instant::now())
+    );
     eventually("the expired one is gone", || rig.held(&other) == 0).await;
     assert_eq!(rig.held(&tokens), 3);
 }
@@ -524,7 +527,7 @@ async fn events_wait_for_a_busy_writer_and_hints_do_not() {
     }
     let slot = index::new(Limits::default()).0.add_endpoint();
     let hints = Hints::new(changes, metrics);
-    assert!(!hints.remember(slot, Vec::new()));
+    assert!(!hints.remember(slot, Vec::new().into()));
     assert!(page().contains("hints_dropped_total{type=\"history\"} 1"));
     for first in [1, 100, 200] {
         engine.store(&prompt(first)).await;

@@ -36,13 +36,13 @@ pub(super) enum Change {
     /// An endpoint will hold these blocks.
     Speculate {
         slot: EndpointSlot,
-        keys: Vec<BlockKey>,
+        keys: Arc<[BlockKey]>,
         until: Instant,
     },
     /// An endpoint was sent these blocks.
     Remember {
         slot: EndpointSlot,
-        keys: Vec<BlockKey>,
+        keys: Arc<[BlockKey]>,
     },
 }
 
@@ -60,13 +60,13 @@ impl Hints {
 
     /// The endpoint will hold these blocks: count them as held until its engine says so, or
     /// until this time. Returns false when the writer was busy and the hint was dropped.
-    pub fn speculate(&self, slot: EndpointSlot, keys: Vec<BlockKey>, until: Instant) -> bool {
+    pub fn speculate(&self, slot: EndpointSlot, keys: Arc<[BlockKey]>, until: Instant) -> bool {
         self.send(Change::Speculate { slot, keys, until }, Hint::Speculation)
     }
 
     /// The endpoint was sent these blocks, which matters where no events tell what it holds.
     /// Returns false when the writer was busy and the hint was dropped.
-    pub fn remember(&self, slot: EndpointSlot, keys: Vec<BlockKey>) -> bool {
+    pub fn remember(&self, slot: EndpointSlot, keys: Arc<[BlockKey]>) -> bool {
         self.send(Change::Remember { slot, keys }, Hint::History)
     }
 
