@@ -58,8 +58,8 @@ check-generated: generate ## Fail when generated files in the tree are not what 
 test: lint check-features check-generated test-unit test-cluster ## Everything a change must pass.
 
 .PHONY: test-unit
-test-unit: ## Unit tests, rules of the source tree, conformance.
-	$(CARGO) test --locked --workspace --lib --bins --test it
+test-unit: build ## Unit tests beside a real Redis, rules of the source tree, conformance.
+	$(RIG) with-redis -- $(CARGO) test --locked --workspace --lib --bins --test it
 
 .PHONY: test-cluster
 test-cluster: build ## The programs together, on a real control plane, Envoy and Valkey.

@@ -29,4 +29,5 @@ pub mod process;
 pub mod services;
 pub mod tools;
 pub mod up;
+pub mod with_redis;
 pub mod world;

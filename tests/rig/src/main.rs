@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use rig::{demo, exec, inner, tools, up};
+use rig::{demo, exec, inner, tools, up, with_redis};
 
 /// A Kubernetes cluster on this machine without root, images or containers.
 #[derive(Parser)]
@@ -23,6 +23,11 @@ enum Command {
     Up(up::Args),
     /// Start a cluster, install the operator, serve a model, send requests.
     Demo(demo::Args),
+    /// Run a command beside a Redis of its own, told by REDIS_URL.
+    WithRedis {
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
     /// The cluster itself, inside its namespaces.
     #[command(hide = true)]
     Inner(inner::Args),
@@ -43,19 +48,20 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Fetch => tools::ensure_all().map(|_| ()),
-        Command::Up(args) => up::run(&args),
-        Command::Demo(args) => demo::run(&args),
-        Command::Inner(args) => inner::run(&args),
+        Command::Fetch => tools::ensure_all().map(|_| ExitCode::SUCCESS),
+        Command::Up(args) => up::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::WithRedis { command } => with_redis::run(&command),
+        Command::Inner(args) => inner::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Exec {
             netns,
             mount,
             command,
         } => exec::exec(netns.as_deref(), &mount, &command).map(|never| match never {}),
-        Command::Pause { ip, gateway } => exec::pause(ip, gateway),
+        Command::Pause { ip, gateway } => exec::pause(ip, gateway).map(|()| ExitCode::SUCCESS),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("rig: {error:#}");
             ExitCode::FAILURE

