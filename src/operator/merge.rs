@@ -50,13 +50,29 @@ pub fn identity(
     add(&mut template.labels);
 }
 
-/// Overlays containers by name: the base's order, then new ones in theirs. Of several with
-/// one name in the overlay the last counts, as in the Go operator.
-pub fn containers(
-    base: &mut Vec<Container>,
-    overlay: &[ContainerSpec],
+/// Lays a section of a ModelService over a base: replicas where it gives them, containers and
+/// init containers by name.
+pub fn section(
+    deployment: &mut Deployment,
+    replicas: Option<i32>,
+    containers: &[ContainerSpec],
+    init_containers: &[ContainerSpec],
     artifacts: Option<&Artifacts>,
 ) {
+    if let Some(replicas) = replicas {
+        deployment.spec.replicas = Some(replicas);
+    }
+    let pod = pod_spec(deployment);
+    self::containers(&mut pod.containers, containers, artifacts);
+    if !init_containers.is_empty() {
+        let init = pod.init_containers.get_or_insert_default();
+        self::containers(init, init_containers, artifacts);
+    }
+}
+
+/// Overlays containers by name: the base's order, then new ones in theirs. Of several with
+/// one name in the overlay the last counts, as in the Go operator.
+fn containers(base: &mut Vec<Container>, overlay: &[ContainerSpec], artifacts: Option<&Artifacts>) {
     for (index, spec) in overlay.iter().enumerate() {
         if overlay[index + 1..]
             .iter()

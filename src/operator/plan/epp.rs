@@ -31,18 +31,13 @@ pub(super) fn epp(context: &Context<'_>, routing: &Routing) -> Result<Option<Wor
         &labels,
     );
     if let Some(section) = section {
-        if let Some(replicas) = section.replicas {
-            deployment.spec.replicas = Some(replicas);
-        }
-        let pod = merge::pod_spec(&mut deployment);
-        merge::containers(&mut pod.containers, &section.containers, None);
-        if !section.init_containers.is_empty() {
-            merge::containers(
-                pod.init_containers.get_or_insert_default(),
-                &section.init_containers,
-                None,
-            );
-        }
+        merge::section(
+            &mut deployment,
+            section.replicas,
+            &section.containers,
+            &section.init_containers,
+            None,
+        );
     }
     if builtin {
         deployment.spec.replicas.get_or_insert(1);

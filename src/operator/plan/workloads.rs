@@ -101,21 +101,15 @@ pub(super) fn role(
         &labels,
     );
     if let Some(section) = section {
-        if let Some(replicas) = section.replicas {
-            deployment.spec.replicas = Some(replicas);
-        }
-        let pod = merge::pod_spec(&mut deployment);
-        merge::containers(
-            &mut pod.containers,
+        merge::section(
+            &mut deployment,
+            section.replicas,
             &section.containers,
+            &section.init_containers,
             Some(&context.artifacts),
         );
-        if !section.init_containers.is_empty() {
-            let init = pod.init_containers.get_or_insert_default();
-            merge::containers(init, &section.init_containers, Some(&context.artifacts));
-        }
         if let Some(types) = &section.accelerator_types {
-            merge::accelerators(pod, types);
+            merge::accelerators(merge::pod_spec(&mut deployment), types);
         }
     }
     let pod = merge::pod_spec(&mut deployment);
