@@ -49,8 +49,15 @@ pub async fn run(
             .iter()
             .map(|entry| entry.endpoint.clone())
             .collect();
-        followed = follow(&endpoints, &followed);
-        followers.apply(&endpoints, &followed);
+        let now = follow(&endpoints, &followed);
+        followers.apply(&endpoints, &now);
+        for gone in followed
+            .keys()
+            .filter(|endpoint| !now.contains_key(endpoint))
+        {
+            followers.sessions.forget_endpoint(EndpointId(*gone));
+        }
+        followed = now;
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return Ok(()) },
             () = shutdown.requested() => return Ok(()),

@@ -1,7 +1,7 @@
 //! Sessions -> the endpoints they stay with, shared by all replicas of the EPP.
 //!
 //! ```text
-//! decision: get -> bind/touch -> table                        readers take no lock
+//! decision: binding -> bind -> table                             readers take no lock
 //!                        changes -> queue -> share -> Redis Stream -> share of other replicas -> merge -> table
 //! ```
 //!
@@ -94,12 +94,6 @@ impl Sessions {
         self.tell(change);
         self.make_room();
         bind
-    }
-
-    /// Prolongs the session's binding, if it has one.
-    pub fn touch(&self, session: SessionHash, now: UnixMillis) {
-        let change = self.table.touch(session, now);
-        self.tell(change);
     }
 
     /// Forgets the bindings to an endpoint whose pod is gone. Looks at every binding: not for

@@ -327,7 +327,7 @@ async fn uses_prolong_a_binding_everywhere_and_expired_entries_are_passed_over()
     one.bind(2, 2);
     until("bound", || other.at(1).is_some() && other.at(2).is_some()).await;
     until("only the unused one expires", || {
-        one.sessions.touch(1, unix_now());
+        one.bind(1, 1);
         other.at(2).is_none() && other.at(1).is_some()
     })
     .await;
@@ -335,7 +335,7 @@ async fn uses_prolong_a_binding_everywhere_and_expired_entries_are_passed_over()
     assert!(begun.elapsed() + Duration::from_millis(1) >= limits.sticky);
     let late = Replica::with_limits(&info, &key, "late", limits);
     until("the used one", || {
-        one.sessions.touch(1, unix_now());
+        one.bind(1, 1);
         late.at(1) == Some(endpoint(1))
     })
     .await;
