@@ -526,6 +526,11 @@ fn sessions_outlive_the_epp_and_two_epps_agree() -> Result<()> {
         let rate = 100.0 * sum(|turn| turn.cached_tokens) / sum(|turn| turn.prompt_tokens);
         eprintln!("hit rate after the EPP restarted: {rate:.1} %");
         ensure!(rest.iter().all(|turn| turn.pod == before[0].pod));
+        // By hashing alone the session might have come back by luck: it was read from Redis.
+        let epp = pod(&cluster, "llama-3-2-1b-epp", NS).await?;
+        let merged = "llm_d_epp_session_shared_entries_total{event=\"merged\"}";
+        let merged = cluster.pod_metric(NS, &epp, EPP_METRICS, merged).await?;
+        ensure!(merged >= 1.0, "the new EPP read no binding of the old one");
 
         patch(
             &cluster,

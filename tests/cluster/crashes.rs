@@ -2,6 +2,7 @@
 //! stays broken.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -18,28 +19,54 @@ struct Seen {
     failed: Vec<(Duration, String)>,
 }
 
-/// Asks ten times a second until stopped.
-fn trickle(cluster: &Arc<Running>, stop: CancellationToken) -> tokio::task::JoinHandle<Seen> {
-    let cluster = cluster.clone();
-    tokio::spawn(async move {
-        let (began, mut seen) = (Instant::now(), Seen::default());
-        while !stop.is_cancelled() {
-            let at = began.elapsed();
-            match tokio::time::timeout(
-                Duration::from_secs(10),
-                cluster.chat(MODEL, "still there?", false, &[]),
-            )
+/// Requests ten times a second, until ended.
+struct Trickle {
+    stop: CancellationToken,
+    asked: Arc<AtomicUsize>,
+    seen: tokio::task::JoinHandle<Seen>,
+}
+
+impl Trickle {
+    fn start(cluster: &Arc<Running>) -> Self {
+        let (stop, asked) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+        let seen = tokio::spawn(ask(cluster.clone(), stop.clone(), asked.clone()));
+        Self { stop, asked, seen }
+    }
+
+    /// Waits until so many more requests have had their end.
+    async fn go_on(&self, cluster: &Running, requests: usize) -> Result<()> {
+        let wanted = self.asked.load(Ordering::Relaxed) + requests;
+        cluster
+            .wait_for("the trickle to go on", LIMIT, || async {
+                let asked = self.asked.load(Ordering::Relaxed);
+                Ok((asked < wanted).then(|| format!("{asked} of {wanted}")))
+            })
             .await
-            {
-                Ok(Ok(answer)) if answer.status == 200 => seen.ok += 1,
-                Ok(Ok(answer)) => seen.failed.push((at, answer.status.to_string())),
-                Ok(Err(error)) => seen.failed.push((at, format!("{error:#}"))),
-                Err(_) => seen.failed.push((at, "no answer in 10 s".to_owned())),
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    async fn end(self) -> Result<Seen> {
+        self.stop.cancel();
+        Ok(self.seen.await?)
+    }
+}
+
+async fn ask(cluster: Arc<Running>, stop: CancellationToken, asked: Arc<AtomicUsize>) -> Seen {
+    let (began, mut seen) = (Instant::now(), Seen::default());
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while !stop.is_cancelled() {
+        ticks.tick().await;
+        let at = began.elapsed();
+        let answer = cluster.chat(MODEL, "still there?", false, &[]);
+        match tokio::time::timeout(Duration::from_secs(10), answer).await {
+            Ok(Ok(answer)) if answer.status == 200 => seen.ok += 1,
+            Ok(Ok(answer)) => seen.failed.push((at, answer.status.to_string())),
+            Ok(Err(error)) => seen.failed.push((at, format!("{error:#}"))),
+            Err(_) => seen.failed.push((at, "no answer in 10 s".to_owned())),
         }
-        seen
-    })
+        asked.fetch_add(1, Ordering::Relaxed);
+    }
+    seen
 }
 
 fn kill(pid_file: &std::path::Path) -> Result<()> {
@@ -74,9 +101,8 @@ async fn kill_container(
         Ok(status["restartCount"].as_i64().unwrap_or_default())
     };
     let before = restarts().await?;
-    let stop = CancellationToken::new();
-    let trickle = trickle(cluster, stop.clone());
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let trickle = Trickle::start(cluster);
+    trickle.go_on(cluster, 5).await?;
     kill(
         &cluster
             .paths
@@ -89,9 +115,8 @@ async fn kill_container(
             Ok((now <= before).then(|| format!("{now} restarts")))
         })
         .await?;
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    stop.cancel();
-    let seen = trickle.await?;
+    trickle.go_on(cluster, 20).await?;
+    let seen = trickle.end().await?;
     eprintln!(
         "kill -9 {prefix}/{container}: {} answered, {} failed {:?}",
         seen.ok,
@@ -137,8 +162,8 @@ fn whatever_dies_comes_back_and_requests_go_on() -> Result<()> {
         );
         kill_container(&cluster, NS, "llama-3-2-1b-decode", "vllm").await?;
 
-        let stop = CancellationToken::new();
-        let requests = trickle(&cluster, stop.clone());
+        let trickle = Trickle::start(&cluster);
+        trickle.go_on(&cluster, 5).await?;
         kill(&cluster.paths.state().join("kube-apiserver.pid"))?;
         cluster
             .wait_for("the API server to come back", LIMIT, || async {
@@ -148,8 +173,8 @@ fn whatever_dies_comes_back_and_requests_go_on() -> Result<()> {
                     .map(|_| None)
             })
             .await?;
-        stop.cancel();
-        let seen = requests.await?;
+        trickle.go_on(&cluster, 20).await?;
+        let seen = trickle.end().await?;
         eprintln!(
             "kill -9 API server: {} answered, {} failed {:?}",
             seen.ok,
