@@ -84,6 +84,24 @@ pub const ROUTING_HEADERS: &[&str] = &[
     "x-prefiller-decode-first",
 ];
 
+/// Headers that tell the EPP how to treat a request: objective, fairness, latency targets,
+/// model rewrite. A client must not choose its own priority, so a gateway filter that the
+/// operator renders removes them too; both generations of names.
+pub const CONTROL_HEADERS: &[&str] = &[
+    "x-llm-d-inference-fairness-id",
+    "x-llm-d-inference-objective",
+    "x-llm-d-model-name-rewrite",
+    "x-llm-d-slo-ttft-ms",
+    "x-llm-d-slo-tpot-ms",
+    "x-llm-d-video-fps",
+    "x-llm-d-video-duration-seconds",
+    "x-llm-d-video-resolution",
+    "x-gateway-inference-fairness-id",
+    "x-gateway-inference-objective",
+    "x-slo-ttft-ms",
+    "x-slo-tpot-ms",
+];
+
 // === ext_proc metadata ===
 
 /// Metadata namespace in which Envoy's load balancer looks for the destination.
@@ -109,6 +127,11 @@ pub const ENV_KV_REPLAY_PORT: &str = "KV_REPLAY_PORT";
 /// `FULL_DUPLEX_STREAMED`, or unset where no filter is managed. A stream of another
 /// mode comes from someone else's filter and is answered with no change.
 pub const ENV_MANAGED_BODY_MODE: &str = "LLM_D_MANAGED_BODY_MODE";
+/// Secret of the pool, from a Secret: session names are published (in Redis, in logs) only
+/// as keyed hashes under it. Every replica of one EPP is given the same.
+pub const ENV_POOL_SECRET: &str = "LLM_D_POOL_SECRET";
+/// The pod's own address, by the downward API.
+pub const ENV_POD_IP: &str = "POD_IP";
 /// Address every listener of a program binds to; unset means all interfaces. The
 /// sidecar also reaches its engine there. Lets several pods share one network namespace.
 pub const ENV_BIND_HOST: &str = "LLM_D_BIND_HOST";
