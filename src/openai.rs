@@ -2,6 +2,7 @@
 //! keep every other byte, and the error body clients expect. PURE.
 #![deny(clippy::disallowed_methods)]
 
+pub mod api;
 pub mod error;
 pub mod request;
 pub mod splice;
