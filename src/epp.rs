@@ -1,7 +1,7 @@
 //! The Endpoint Picker: ext_proc messages of a gateway -> the endpoint for each request.
 //!
 //! ```text
-//! message -> session.handle -> director: parse -> gather what is known -> schedule -> respond -> stream
+//! ext_proc: message -> stream -> director: read -> gather what is known -> schedule -> reply
 //! side inputs, one writer task and lock-free readers:
 //!     discover -> datastore     kv::subscribe -> kv::index     scrape     sessions <-> Redis
 //! ```
@@ -12,16 +12,13 @@ pub mod datastore;
 pub mod decisions;
 pub mod director;
 pub mod discover;
+mod endpoints_file;
+pub mod ext_proc;
 pub mod follow;
 mod gather;
 pub mod knowledge;
 pub mod metrics;
-pub mod respond;
 pub mod run;
 pub mod scrape;
-pub mod server;
-pub mod session;
+mod session_key;
 pub mod sessions;
-
-#[cfg(test)]
-mod tests;

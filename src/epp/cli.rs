@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 
 use super::discover::{Source, Target};
 use crate::contract;
+use crate::telemetry::duration;
 use crate::telemetry::logging::LogArgs;
 
 /// Upstream flags that have nothing to act on here; each takes a value.
@@ -80,9 +82,34 @@ pub struct Args {
     /// Port of `/metrics`, `/healthz` and `/readyz`.
     #[arg(long, default_value_t = contract::PORT_EPP_METRICS)]
     pub metrics_port: u16,
-    /// The largest request body held, in bytes; larger ones are answered with 413.
-    #[arg(long, env = "MAX_BODY_BYTES", default_value_t = 32 << 20)]
+    /// File of endpoints in place of a Kubernetes: YAML with `endpoints: [{address: IP:PORT,
+    /// role: decode|prefill|both, name: …}]`. Read again when it changes.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["pool_name", "endpoint_selector"])]
+    pub endpoints_file: Option<PathBuf>,
+    /// The largest request body held, in bytes; larger ones are answered with 413. A prompt
+    /// of a million tokens is about 5 MB of JSON.
+    #[arg(long, env = "MAX_BODY_BYTES", default_value_t = 16 << 20)]
     pub max_body_bytes: usize,
+    /// Bytes of request bodies held at one time by this process; a request that finds no
+    /// room is answered with 503 and Retry-After.
+    #[arg(long, env = "BODY_BUDGET_BYTES", default_value_t = 128 << 20)]
+    pub body_budget_bytes: usize,
+    /// Longest time from a request's headers to the end of its body; then it is answered
+    /// with 408.
+    #[arg(long, env = "BODY_TIMEOUT", value_parser = duration::parse, default_value = "60s")]
+    pub body_timeout: Duration,
+    /// Streams open at one time: one for each request of the gateways until its answer ends.
+    /// A stream more is ended at once, and the gateway goes on without the EPP if it may.
+    #[arg(long, env = "MAX_STREAMS", default_value_t = 32_768)]
+    pub max_streams: usize,
+    /// Threads that serve gateways' connections; 0 takes one for each core, at most 8.
+    #[arg(long, env = "GATEWAY_THREADS", default_value_t = 0)]
+    pub gateway_threads: usize,
+    /// Serve `/debug/decisions` on the metrics port: the last decisions with models, sizes
+    /// and score tables. Anyone who reaches the port can read them.
+    #[arg(long, env = "ENABLE_DEBUG_ENDPOINTS", num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new())]
+    pub enable_debug_endpoints: bool,
     /// Folder with the model's `tokenizer.json` and chat template; without it the engines are
     /// asked for tokens.
     #[arg(long, env = "TOKENIZER_PATH", value_name = "DIR")]
@@ -96,9 +123,9 @@ pub struct Args {
     /// Port on which engines replay missed KV events.
     #[arg(long, env = contract::ENV_KV_REPLAY_PORT, default_value_t = contract::PORT_KV_REPLAY)]
     pub kv_replay_port: u16,
-    /// Seconds for open streams to end after SIGTERM.
-    #[arg(long, default_value = "30s")]
-    pub drain_timeout: String,
+    /// Time for open streams to end after SIGTERM.
+    #[arg(long, value_parser = duration::parse, default_value = "30s")]
+    pub drain_timeout: Duration,
     /// kubeconfig file; in a cluster the pod's own account is used.
     #[arg(long, env = "KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
@@ -135,12 +162,15 @@ impl Args {
             };
             return Ok(Source::Selector { namespace, target });
         }
+        if let Some(path) = &self.endpoints_file {
+            return Ok(Source::File(path.clone()));
+        }
         match &self.pool_name {
             Some(name) => Ok(Source::Pool {
                 namespace,
                 name: name.clone(),
             }),
-            None => anyhow::bail!("one of --pool-name and --endpoint-selector is needed"),
+            None => anyhow::bail!("one of --pool-name, --endpoint-selector and --endpoints-file is needed"),
         }
     }
 }

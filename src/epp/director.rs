@@ -1,4 +1,4 @@
-//! One request, from what the session holds to where it goes: parse -> gather what is known
+//! One request, from what its stream holds to where it goes: read -> gather what is known
 //! -> schedule -> count. IO-free but for the tokens it may ask an engine for; takes no lock.
 
 use std::sync::Arc;
@@ -8,10 +8,14 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use super::datastore::{Datastore, Entry, InFlight, Snapshot};
 use super::decisions::{Decisions, Record};
 use super::knowledge::{Knowledge, PromptBlocks};
-use super::metrics::Metrics;
-use super::respond::{Refusal, Routed};
-use super::session::{self, Session};
-use crate::openai;
+use super::ext_proc::head::{BodyUse, Head};
+use super::ext_proc::held::Held;
+use super::ext_proc::mode::Body;
+use super::ext_proc::reply::{Refusal, Routed};
+use super::ext_proc::stream::Question;
+use super::metrics::EppMetrics;
+use super::session_key::SessionKeys;
+use crate::openai::request::Request;
 use crate::scheduling::config::Settings;
 use crate::scheduling::decision::NoEndpoint;
 use crate::scheduling::endpoint::{Candidate, Role};
@@ -27,12 +31,20 @@ pub struct Director {
     datastore: Datastore,
     knowledge: Knowledge,
     decisions: Decisions,
-    metrics: Metrics,
+    metrics: EppMetrics,
+    session_keys: SessionKeys,
     /// Whose turn it is among equals.
     rotation: AtomicUsize,
     /// Ids for requests that come without; unique with the process's own prefix.
     ids: AtomicUsize,
     id_prefix: String,
+}
+
+/// A decision that was made: counts the request as in flight until dropped.
+#[derive(Debug)]
+pub struct Decided {
+    decision: Decision,
+    _in_flight: InFlight,
 }
 
 /// A request, read.
@@ -49,7 +61,8 @@ impl Director {
         datastore: Datastore,
         knowledge: Knowledge,
         decisions: Decisions,
-        metrics: Metrics,
+        metrics: EppMetrics,
+        session_keys: SessionKeys,
         id_prefix: String,
     ) -> Arc<Self> {
         let (rotation, ids) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -59,85 +72,87 @@ impl Director {
             knowledge,
             decisions,
             metrics,
+            session_keys,
             rotation,
             ids,
             id_prefix,
         })
     }
 
-    /// Decides one request. The guard counts it as in flight until its stream ends; it is
-    /// taken before this returns, so the next decision sees it.
-    pub async fn decide(&self, session: &Session) -> (Result<Routed, Refusal>, Option<InFlight>) {
+    /// Decides one request. What is returned beside the answer counts it as in flight until
+    /// it is dropped; it is taken before this returns, so the next decision sees it.
+    ///
+    /// # Errors
+    /// The answer for the client, when no endpoint can serve it.
+    pub async fn decide(&self, question: &Question<'_>) -> Result<(Routed, Decided), Refusal> {
         let started = Instant::now();
-        let result = self.route(session).await;
-        self.metrics.decided(
-            started.elapsed(),
-            result
-                .as_ref()
-                .map_or_else(|refusal| refusal.status, |_| 200),
-        );
-        match result {
-            Ok((routed, guard)) => (Ok(routed), Some(guard)),
-            Err(refusal) => (Err(refusal), None),
-        }
+        let mut read = self.read(question).await;
+        let result = self.route(question.head, &mut read);
+        let status = result.as_ref().map_or_else(|refusal| refusal.status, |_| 200);
+        self.metrics.decided(started.elapsed(), status);
+        result
     }
 
-    async fn route(&self, session: &Session) -> Result<(Routed, InFlight), Refusal> {
-        let mut read = self.read(session).await?;
-        // Nothing is awaited from here on: what the decision sees is what there is now.
+    /// Remembers that the endpoint of a decision will hold a prompt which began to pass after
+    /// it was made.
+    pub async fn learn(&self, head: &Head, body: &Held, decided: &Decided) {
+        let question = Question {
+            head,
+            body: Body::Cut(body),
+            subset: None,
+        };
+        let mut read = self.read(&question).await;
         let endpoints = self.datastore.snapshot();
-        let decided = self.choose(&endpoints, &mut read);
-        let new_id = session::request_id(session.headers())
-            .is_none()
-            .then(|| self.new_id());
-        let id = session::request_id(session.headers()).or(new_id.as_deref());
-        let result = match &decided {
-            Ok((decision, _)) => {
-                self.metrics.chosen(decision);
-                let now = Instant::now();
-                self.knowledge.chosen(
-                    decision,
-                    &endpoints,
-                    &mut read.prompt,
-                    read.request.session,
-                    now,
-                );
-                Ok(Routed {
-                    destination: decision.decode.to_string(),
-                    prefiller: decision.prefill.map(|endpoint| endpoint.to_string()),
-                    new_request_id: new_id.clone(),
-                })
-            }
-            Err(error) => Err(Refusal::no_endpoint(*error)),
+        let chosen = &decided.decision;
+        self.knowledge
+            .chosen(chosen, &endpoints, &mut read.prompt, None, Instant::now());
+    }
+
+    /// Nothing is awaited here: what the decision sees is what there is now.
+    fn route(&self, head: &Head, read: &mut Read) -> Result<(Routed, Decided), Refusal> {
+        let endpoints = self.datastore.snapshot();
+        let decided = self.choose(&endpoints, read);
+        let new_id = head.request_id().is_none().then(|| self.new_id());
+        let id = head.request_id().or(new_id.as_deref()).unwrap_or_default();
+        let outcome = match &decided {
+            Ok((decision, _)) => Ok(decision.clone()),
+            Err(error) => Err(error.to_string()),
         };
-        let (outcome, guard) = match decided {
-            Ok((decision, guard)) => (Ok(decision), Some(guard)),
-            Err(error) => (Err(error.to_string()), None),
-        };
-        if let Ok(decision) = &outcome {
-            tracing::debug!(
-                request_id = id,
-                decode = %decision.decode,
-                prefill = decision.prefill.map(tracing::field::display),
-                table = decision.table(),
-                "decided"
-            );
-        }
         self.decisions.keep(Record {
             at_unix_ms: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_millis() as u64),
-            request_id: id.unwrap_or_default().to_owned(),
-            model: read.model,
+            request_id: id.to_owned(),
+            model: std::mem::take(&mut read.model),
             session: read.request.session,
             prompt_chars: read.prompt.chars,
             prompt_tokens: read.prompt.tokens.as_ref().map(|tokens| tokens.len()),
             tokens_from: read.prompt.tokens_from,
             outcome,
         });
-        let routed = result?;
-        let guard = guard.expect("a decision was made, so its endpoints are counted");
-        Ok((routed, guard))
+        let (decision, in_flight) = decided.map_err(Refusal::no_endpoint)?;
+        self.metrics.chosen(&decision);
+        tracing::debug!(
+            request_id = id,
+            decode = %decision.decode,
+            prefill = decision.prefill.map(tracing::field::display),
+            prefill_because = decision.prefill_because.as_str(),
+            "decided"
+        );
+        let session = read.request.session;
+        let now = Instant::now();
+        self.knowledge
+            .chosen(&decision, &endpoints, &mut read.prompt, session, now);
+        let routed = Routed {
+            destination: decision.decode.to_string(),
+            prefiller: decision.prefill.map(|endpoint| endpoint.to_string()),
+            new_request_id: new_id,
+        };
+        let decided = Decided {
+            decision,
+            _in_flight: in_flight,
+        };
+        Ok((routed, decided))
     }
 
     /// Schedules, and counts the request at the endpoints before anyone else decides by the
@@ -173,34 +188,37 @@ impl Director {
         Ok((decision, guard))
     }
 
-    /// What the decision depends on. Only bodies of the OpenAI API are read.
-    async fn read(&self, session: &Session) -> Result<Read, Refusal> {
-        let headers = session.headers();
+    /// What the decision depends on. Nothing of it is refused: the engine judges.
+    async fn read(&self, question: &Question<'_>) -> Read {
+        let head = question.head;
+        let session = head
+            .session(&self.settings.session.headers)
+            .filter(|_| self.settings.uses_sessions())
+            .map(|name| self.session_keys.of(name));
         let mut read = Read {
             request: request::Request {
                 prompt_chars: 0,
-                session: session::session_header(headers, &self.settings.session.headers)
-                    .filter(|_| self.settings.uses_sessions())
-                    .map(hash),
-                subset: session.subset().map(<[_]>::to_vec),
+                session,
+                subset: question.subset.map(<[_]>::to_vec),
             },
             model: String::new(),
             prompt: PromptBlocks::none("no-body"),
         };
-        if let Some(body) = session.body()
-            && session::may_be_json(headers)
-        {
-            let parsed =
-                openai::request::Request::parse(body).map_err(|e| Refusal::bad_request(&e))?;
-            let model = parsed
-                .model()
-                .map_err(|error| Refusal::bad_request(&error))?;
-            let engine = self.any_engine();
-            read.prompt = self.knowledge.prompt(&parsed, body, &model, engine).await;
-            read.request.prompt_chars = read.prompt.chars;
-            read.model = model.into_owned();
-        }
-        Ok(read)
+        let BodyUse::Read(api) = head.body_use() else {
+            return read;
+        };
+        let (body, whole) = match question.body {
+            Body::Whole(body) => (body.contiguous(), true),
+            Body::Cut(body) => (body.contiguous(), false),
+            Body::Unseen => return read,
+        };
+        let parsed = Request::read(api, &body, whole);
+        read.model = parsed.model().unwrap_or_default().into_owned();
+        let engine = self.any_engine();
+        let model = &read.model;
+        read.prompt = self.knowledge.prompt(&parsed, &body, model, engine).await;
+        read.request.prompt_chars = read.prompt.chars;
+        read
     }
 
     /// A ready engine that can be asked about tokens, in turn.
@@ -231,14 +249,4 @@ fn refresh(candidates: &mut [Candidate], endpoints: &[Entry]) {
             candidate.in_flight = entry.in_flight();
         }
     }
-}
-
-/// A session's name may be a credential (`authorization`): only this leaves the function.
-fn hash(name: &str) -> u64 {
-    use sha2::Digest as _;
-    let digest = sha2::Sha256::digest(name.as_bytes());
-    digest
-        .iter()
-        .take(8)
-        .fold(0, |hash, byte| hash << 8 | u64::from(*byte))
 }

@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
+use anyhow::Context as _;
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::watcher::{self, Event};
@@ -12,6 +14,7 @@ use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use kube::{Api, Client, ResourceExt as _};
 
 use super::datastore::{Datastore, Discovered};
+use super::endpoints_file;
 use crate::api::foreign::InferencePool;
 use crate::api::foreign::v1alpha2::InferencePool as InferencePoolAlpha;
 use crate::contract;
@@ -44,6 +47,8 @@ pub enum Source {
         /// The pods and ports.
         target: Target,
     },
+    /// A file, and no Kubernetes at all.
+    File(PathBuf),
 }
 
 impl Source {
@@ -59,22 +64,29 @@ impl Source {
                     .collect();
                 format!("{namespace}/{}", labels.join(","))
             }
+            Self::File(path) => format!("file/{}", path.display()),
         }
     }
 }
 
-/// Keeps the datastore right until shutdown.
+/// Keeps the datastore right until shutdown. Only sources in a cluster connect to one.
 ///
 /// # Errors
-/// When the cluster serves no InferencePool API where one is needed.
+/// When the cluster cannot be found, or the file cannot be read.
 pub async fn run(
-    client: Client,
+    config: Option<kube::Config>,
     source: Source,
     datastore: Datastore,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
+    let client = || {
+        let config = config.context("a source in a cluster needs its API server")?;
+        anyhow::Ok(Client::try_from(config)?)
+    };
     match source {
+        Source::File(path) => endpoints_file::run(path, datastore, shutdown).await,
         Source::Selector { namespace, target } => {
+            let client = client()?;
             let mut pods = Pods::new(&client, &namespace, &target);
             loop {
                 tokio::select! {
@@ -84,7 +96,7 @@ pub async fn run(
             }
         }
         Source::Pool { namespace, name } => {
-            follow_pool(client, &namespace, &name, datastore, shutdown).await
+            follow_pool(client()?, &namespace, &name, datastore, shutdown).await
         }
     }
 }

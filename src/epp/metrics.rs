@@ -10,6 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use super::ext_proc::reply::Reason;
 use crate::scheduling::Decision;
 
 /// How a request was answered.
@@ -17,6 +18,13 @@ use crate::scheduling::Decision;
 pub struct StatusLabel {
     /// 200 for a decision, else the status of the refusal.
     pub status: u32,
+}
+
+/// Which rule a request met.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct ReasonLabel {
+    /// A word of [`Reason`].
+    pub reason: &'static str,
 }
 
 /// Whether endpoints are ready.
@@ -35,17 +43,19 @@ pub struct PrefillLabel {
 
 /// The EPP's metrics; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Metrics {
+pub struct EppMetrics {
     requests: Family<StatusLabel, Counter>,
     seconds: Histogram,
     prefill: Family<PrefillLabel, Counter>,
+    refusals: Family<ReasonLabel, Counter>,
     skipped: Counter,
+    streams_refused: Counter,
     streams: Gauge,
     endpoints: Family<ReadyLabel, Gauge>,
     in_flight: Gauge,
 }
 
-impl Metrics {
+impl EppMetrics {
     /// Registers every metric.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
@@ -54,7 +64,9 @@ impl Metrics {
                 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 5e-3, 2.5e-2, 0.1,
             ]),
             prefill: Family::default(),
+            refusals: Family::default(),
             skipped: Counter::default(),
+            streams_refused: Counter::default(),
             streams: Gauge::default(),
             endpoints: Family::default(),
             in_flight: Gauge::default(),
@@ -74,6 +86,16 @@ impl Metrics {
             "prefill_decisions",
             "Decisions by whether the prompt is computed on a prefill endpoint, and why",
             metrics.prefill.clone(),
+        );
+        registry.register(
+            "refusals",
+            "Requests that the EPP answered itself, by rule",
+            metrics.refusals.clone(),
+        );
+        registry.register(
+            "refused_streams",
+            "Streams ended at once because too many were open",
+            metrics.streams_refused.clone(),
         );
         registry.register(
             "skipped_streams",
@@ -113,6 +135,17 @@ impl Metrics {
     pub fn chosen(&self, decision: &Decision) {
         let because = decision.prefill_because.as_str();
         self.prefill.get_or_create(&PrefillLabel { because }).inc();
+    }
+
+    /// Counts one request that met a rule or bound.
+    pub fn refused(&self, reason: Reason) {
+        let reason = reason.label();
+        self.refusals.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Counts one stream too many.
+    pub fn stream_refused(&self) {
+        self.streams_refused.inc();
     }
 
     /// Counts one stream of somebody else's filter.

@@ -1,34 +1,33 @@
 //! Arguments and environment -> a running EPP. IO.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZero;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::ExternalProcessorServer;
-use futures::StreamExt as _;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server as GrpcServer;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::authority::Readable;
 use super::cli::{self, Args};
 use super::datastore::Datastore;
 use super::decisions::Decisions;
 use super::director::Director;
-use super::metrics::Metrics;
-use super::server::Server;
-use super::session::BodyMode;
+use super::ext_proc::exchange::{Bounds, Exchanges};
+use super::ext_proc::mode::BodyMode;
+use super::ext_proc::serve;
+use super::metrics::EppMetrics;
+use super::session_key::SessionKeys;
 use super::{discover, gather};
 use crate::contract;
 use crate::scheduling::config::Settings;
 use crate::telemetry::admin::{self, Readiness};
-use crate::telemetry::logging;
+use crate::telemetry::budget::Budget;
+use crate::telemetry::{bind, logging};
 use crate::telemetry::shutdown::Shutdown;
 
 /// How often gauges are brought up to date.
@@ -85,33 +84,30 @@ fn settings() -> anyhow::Result<Settings> {
 async fn serve(args: &Args, settings: Settings) -> anyhow::Result<()> {
     let shutdown = Shutdown::new();
     shutdown.on_signals().context("install signal handlers")?;
-    let host = bind_host()?;
+    let host = bind::host()?.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
     let managed = managed_mode()?;
-    let config = match &args.kubeconfig {
-        Some(path) => {
-            let file = kube::config::Kubeconfig::read_from(path).context("read the kubeconfig")?;
-            kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
-                .await?
-        }
-        None => kube::Config::infer().await.context("find the API server")?,
-    };
-    let source = args.source(&config.default_namespace)?;
-    let client = kube::Client::try_from(config)?;
+    let config = cluster(args).await?;
+    let namespace = config.as_ref().map(|config| &config.default_namespace);
+    let source = args.source(namespace.map_or("", String::as_str))?;
 
     let mut registry = Registry::default();
-    let metrics = Metrics::register(&mut registry);
+    let metrics = EppMetrics::register(&mut registry);
     let datastore = Datastore::default();
     let readiness = Readiness::default();
     let name = source.name();
     shutdown.spawn(
         "discovery",
-        discover::run(client, source, datastore.clone(), shutdown.clone()),
+        discover::run(config, source, datastore.clone(), shutdown.clone()),
     );
     let knowledge = gather::start(args, &settings, &name, &datastore, &mut registry, &shutdown)?;
     let decisions = Decisions::default();
-    let router = admin::metrics_router(Arc::new(registry))
-        .merge(admin::health_router(readiness.clone()))
-        .merge(decisions.clone().router());
+    let budget = Budget::new(args.body_budget_bytes);
+    budget.register(registry.sub_registry_with_prefix("llm_d_epp"));
+    let mut router = admin::metrics_router(Arc::new(registry))
+        .merge(admin::health_router(readiness.clone()));
+    if args.enable_debug_endpoints {
+        router = router.merge(decisions.clone().router());
+    }
     let address = SocketAddr::new(host, args.metrics_port);
     shutdown.spawn(
         "metrics server",
@@ -141,59 +137,75 @@ async fn serve(args: &Args, settings: Settings) -> anyhow::Result<()> {
             .with_context(|| format!("health server on {address}"))
     });
 
+    let shared = settings.redis_addr.is_some() && settings.uses_sessions();
     let director = Director::new(
         settings,
         datastore,
         knowledge,
         decisions,
         metrics.clone(),
+        session_keys(shared)?,
         id_prefix(),
     );
-    let processor = Server {
-        director,
-        metrics,
+    let bounds = Bounds {
         managed,
-        body_limit: args.max_body_bytes,
+        max_body_bytes: args.max_body_bytes,
+        body_timeout: args.body_timeout,
+        budget,
+        max_streams: args.max_streams,
     };
     let address = SocketAddr::new(host, args.grpc_port);
+    let listener = serve::listen(address).await?;
     tracing::info!(%address, ?managed, version = env!("CARGO_PKG_VERSION"), "serving");
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("ext_proc server on {address}"))?;
-    let incoming = TcpListenerStream::new(listener).map(|connection| {
-        // One request is one stream of a few small messages.
-        connection.and_then(|stream| stream.set_nodelay(true).map(|()| Readable::new(stream)))
-    });
-    let server = GrpcServer::builder()
-        .http2_adaptive_window(Some(true))
-        .add_service(health)
-        .add_service(
-            ExternalProcessorServer::new(processor)
-                .max_decoding_message_size(args.max_body_bytes + (1 << 20)),
-        )
-        .serve_with_incoming_shutdown(incoming, shutdown.clone().into_requested());
-    let drained = tokio::select! {
-        result = server => result.with_context(|| format!("ext_proc server on {address}")),
-        () = drain_deadline(&shutdown, drain_timeout(&args.drain_timeout)?) => {
-            tracing::warn!("streams still open at the end of the drain time were cut");
-            Ok(())
-        }
-    };
+    let served = serve::serve(
+        listener,
+        Exchanges::new(director, metrics, bounds),
+        health,
+        gateway_threads(args.gateway_threads),
+        args.drain_timeout,
+        shutdown.clone(),
+    )
+    .await;
     shutdown.begin();
     shutdown.finished().await;
-    drained
+    served
 }
 
-async fn drain_deadline(shutdown: &Shutdown, limit: Duration) {
-    shutdown.requested().await;
-    tokio::time::sleep(limit).await;
+/// How the API server is reached; `None` where endpoints do not come from a cluster.
+async fn cluster(args: &Args) -> anyhow::Result<Option<kube::Config>> {
+    if args.endpoints_file.is_some() {
+        return Ok(None);
+    }
+    let Some(path) = &args.kubeconfig else {
+        return Ok(Some(kube::Config::infer().await.context("find the API server")?));
+    };
+    let file = kube::config::Kubeconfig::read_from(path).context("read the kubeconfig")?;
+    let options = kube::config::KubeConfigOptions::default();
+    Ok(Some(kube::Config::from_custom_kubeconfig(file, &options).await?))
 }
 
-fn drain_timeout(text: &str) -> anyhow::Result<Duration> {
-    let seconds = text.trim_end_matches('s').parse::<f64>().ok();
-    seconds
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .with_context(|| format!("--drain-timeout {text:?}: write seconds such as 30s"))
+/// Keys of sessions under the pool's secret. Replicas without one do not know each other's
+/// sessions.
+fn session_keys(shared: bool) -> anyhow::Result<SessionKeys> {
+    match std::env::var(contract::ENV_POOL_SECRET) {
+        Ok(secret) if !secret.is_empty() => Ok(SessionKeys::new(secret.as_bytes())),
+        _ => {
+            if shared {
+                tracing::warn!(
+                    variable = contract::ENV_POOL_SECRET,
+                    "is not set: sessions in Redis are of use to this process only"
+                );
+            }
+            SessionKeys::random().context("a secret for session keys")
+        }
+    }
+}
+
+fn gateway_threads(wanted: usize) -> usize {
+    match wanted {
+        0 => std::thread::available_parallelism().map_or(1, NonZero::get).min(8),
+        wanted => wanted,
+    }
 }
 
 /// Health and gauges follow the datastore.
@@ -201,7 +213,7 @@ async fn watch_health(
     reporter: HealthReporter,
     datastore: Datastore,
     readiness: Readiness,
-    metrics: Metrics,
+    metrics: EppMetrics,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(OBSERVE);
@@ -228,15 +240,6 @@ async fn watch_health(
 async fn set_health(reporter: &HealthReporter, status: ServingStatus) {
     for service in ["", contract::GRPC_EXT_PROC_SERVICE] {
         reporter.set_service_status(service, status).await;
-    }
-}
-
-fn bind_host() -> anyhow::Result<IpAddr> {
-    match std::env::var(contract::ENV_BIND_HOST) {
-        Ok(host) if !host.is_empty() => host
-            .parse()
-            .with_context(|| format!("{}={host:?} is not an address", contract::ENV_BIND_HOST)),
-        _ => Ok(Ipv4Addr::UNSPECIFIED.into()),
     }
 }
 

@@ -1,0 +1,168 @@
+//! The bytes of one gRPC stream -> the same bytes, as long as the process has room for the
+//! message they belong to. IO only in what it wraps.
+//!
+//! The gRPC library keeps a message until it is complete, and believes the length its peer
+//! announces: without this, peers that never finish could fill the memory in a place where
+//! nobody counts.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf as _, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use tonic::Status;
+
+use crate::telemetry::budget::{Budget, Lease};
+
+/// Messages of up to this size need no room of their own: a gateway's chunks.
+const FREE_BYTES: usize = 64 << 10;
+/// In front of each message: one byte that says whether it is compressed, four of its length.
+const PREFIX_BYTES: usize = 5;
+
+/// A request body that takes bytes of a budget for each large message while it comes.
+#[derive(Debug)]
+pub struct Metered<B> {
+    inner: B,
+    budget: Budget,
+    frames: Frames,
+    lease: Option<Lease>,
+}
+
+/// Where in the sequence of messages a stream is.
+#[derive(Debug, Default)]
+struct Frames {
+    prefix: [u8; PREFIX_BYTES],
+    prefix_bytes: usize,
+    /// Bytes of the message that are still to come.
+    missing: usize,
+}
+
+impl Frames {
+    /// Follows the bytes; the largest message that is begun and not complete after them.
+    fn follow(&mut self, mut data: &[u8]) -> usize {
+        loop {
+            let body = data.len().min(self.missing);
+            data.advance(body);
+            self.missing -= body;
+            if data.is_empty() {
+                return self.missing;
+            }
+            let more = data.len().min(PREFIX_BYTES - self.prefix_bytes);
+            self.prefix[self.prefix_bytes..self.prefix_bytes + more].copy_from_slice(&data[..more]);
+            self.prefix_bytes += more;
+            data.advance(more);
+            if self.prefix_bytes == PREFIX_BYTES {
+                let [_, a, b, c, d] = self.prefix;
+                self.missing = u32::from_be_bytes([a, b, c, d]) as usize;
+                self.prefix_bytes = 0;
+            }
+            if data.is_empty() {
+                return self.missing;
+            }
+        }
+    }
+}
+
+impl<B> Metered<B> {
+    /// Meters the body of one stream.
+    pub fn new(inner: B, budget: Budget) -> Self {
+        Self {
+            inner,
+            budget,
+            frames: Frames::default(),
+            lease: None,
+        }
+    }
+
+    fn take(&mut self, data: &[u8]) -> Result<(), Status> {
+        let missing = self.frames.follow(data);
+        if missing <= FREE_BYTES {
+            self.lease = None;
+        } else if self.lease.is_none() {
+            self.lease = self.budget.try_take(missing);
+            if self.lease.is_none() {
+                return Err(Status::resource_exhausted(
+                    "too many request bytes are held at the moment",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<B> Body for Metered<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<tonic::codegen::StdError>,
+{
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        polled.map(|frame| {
+            let frame = frame?.map_err(|error| Status::from_error(error.into()));
+            let frame = frame.and_then(|frame| {
+                if let Some(data) = frame.data_ref() {
+                    self.take(data)?;
+                }
+                Ok(frame)
+            });
+            Some(frame)
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(bytes: usize) -> Vec<u8> {
+        let mut all = vec![0];
+        all.extend_from_slice(&(bytes as u32).to_be_bytes());
+        all.resize(PREFIX_BYTES + bytes, 7);
+        all
+    }
+
+    #[test]
+    fn messages_are_followed_however_they_are_cut() {
+        let all: Vec<u8> = [0, 3, 200, 1].into_iter().flat_map(message).collect();
+        for size in 1..all.len() {
+            let mut frames = Frames::default();
+            for piece in all.chunks(size) {
+                frames.follow(piece);
+            }
+            assert_eq!((frames.missing, frames.prefix_bytes), (0, 0), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_message_that_never_ends_takes_room_and_gives_it_back() {
+        let budget = Budget::new(1 << 20);
+        let mut one = Metered::new((), budget.clone());
+        let announced = message(700_000);
+        one.take(&announced[..10]).unwrap();
+        assert_eq!(budget.used(), 700_000 - 5);
+        let mut other = Metered::new((), budget.clone());
+        assert!(other.take(&announced[..10]).is_err(), "no room for both");
+        let mut small = Metered::new((), budget.clone());
+        small.take(&message(60_000)[..10]).unwrap();
+        one.take(&announced[10..]).unwrap();
+        assert_eq!(budget.used(), 0);
+        let mut gone = Metered::new((), budget.clone());
+        gone.take(&announced[..10]).unwrap();
+        drop(gone);
+        assert_eq!(budget.used(), 0);
+    }
+}
