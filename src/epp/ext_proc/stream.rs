@@ -167,10 +167,12 @@ impl Stream {
             out.0.push_back(Effect::Skipped);
             return out.send(reply::unchanged_headers());
         }
-        let body_use = if message.end_of_stream {
-            BodyUse::Pass
-        } else {
-            self.head.body_use()
+        let body_use = match self.head.body_use() {
+            _ if message.end_of_stream => BodyUse::Pass,
+            // Of a gateway that does not say its mode, only a body that comes unasked tells
+            // whether it must be handed back.
+            BodyUse::Pass if told.is_none() => BodyUse::Read(None),
+            body_use => body_use,
         };
         let refusal = match body_use {
             BodyUse::Encoded => Some(Refusal::encoded()),
