@@ -2,20 +2,19 @@
 //! -> schedule -> count. IO-free but for the tokens it may ask an engine for; takes no lock.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::datastore::{Datastore, Entry, InFlight, Snapshot};
-use super::decisions::{Decisions, Record};
+use super::decisions::{Considered, Decisions, Record};
 use super::knowledge::{Knowledge, PromptBlocks};
 use super::metrics::Metrics;
 use super::respond::{Refusal, Routed};
 use super::session::{self, Session};
 use crate::openai;
-use crate::scheduling::config::Settings;
 use crate::scheduling::decision::NoEndpoint;
 use crate::scheduling::endpoint::{Candidate, Role};
-use crate::scheduling::{Decision, request, schedule};
+use crate::scheduling::{Decision, Pipeline, RequestFacts, Scratch};
 
 /// How often a decision is made anew because another request was faster. Each round some
 /// request gets its place, so a few are enough to spread a burst.
@@ -23,13 +22,13 @@ const ROUNDS: usize = 4;
 
 /// Decides for all streams; shared by them.
 pub struct Director {
-    settings: Settings,
+    pipeline: Arc<Pipeline>,
     datastore: Datastore,
     knowledge: Knowledge,
     decisions: Decisions,
     metrics: Metrics,
-    /// Whose turn it is among equals.
-    rotation: AtomicUsize,
+    /// Whose turn it is among equals, and what random pickers draw from.
+    turns: AtomicU64,
     /// Ids for requests that come without; unique with the process's own prefix.
     ids: AtomicUsize,
     id_prefix: String,
@@ -37,30 +36,31 @@ pub struct Director {
 
 /// A request, read.
 struct Read {
-    request: request::Request,
+    request: RequestFacts,
     model: String,
     prompt: PromptBlocks,
 }
 
 impl Director {
-    /// A director over these endpoints.
+    /// A director over these endpoints. Turns begin at `first_turn`: replicas that begin at
+    /// different ones do not pick alike.
     pub fn new(
-        settings: Settings,
+        pipeline: Arc<Pipeline>,
         datastore: Datastore,
         knowledge: Knowledge,
         decisions: Decisions,
         metrics: Metrics,
         id_prefix: String,
+        first_turn: u64,
     ) -> Arc<Self> {
-        let (rotation, ids) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Arc::new(Self {
-            settings,
+            pipeline,
             datastore,
             knowledge,
             decisions,
             metrics,
-            rotation,
-            ids,
+            turns: AtomicU64::new(first_turn),
+            ids: AtomicUsize::new(0),
             id_prefix,
         })
     }
@@ -86,7 +86,19 @@ impl Director {
         let mut read = self.read(session).await?;
         // Nothing is awaited from here on: what the decision sees is what there is now.
         let endpoints = self.datastore.snapshot();
-        let decided = self.choose(&endpoints, &mut read);
+        let candidates = self.knowledge.candidates(
+            &endpoints,
+            &mut read.prompt,
+            read.request.session,
+            Instant::now(),
+        );
+        let mut considered = Considered {
+            pipeline: Arc::clone(&self.pipeline),
+            request: read.request,
+            candidates,
+            turn: self.turns.fetch_add(1, Ordering::Relaxed),
+        };
+        let decided = choose(&endpoints, &mut considered);
         let new_id = session::request_id(session.headers())
             .is_none()
             .then(|| self.new_id());
@@ -99,7 +111,7 @@ impl Director {
                     decision,
                     &endpoints,
                     &mut read.prompt,
-                    read.request.session,
+                    considered.request.session,
                     now,
                 );
                 Ok(Routed {
@@ -119,7 +131,7 @@ impl Director {
                 request_id = id,
                 decode = %decision.decode,
                 prefill = decision.prefill.map(tracing::field::display),
-                table = decision.table(),
+                table = considered.table(),
                 "decided"
             );
         }
@@ -129,10 +141,8 @@ impl Director {
                 .map_or(0, |since| since.as_millis() as u64),
             request_id: id.unwrap_or_default().to_owned(),
             model: read.model,
-            session: read.request.session,
-            prompt_chars: read.prompt.chars,
-            prompt_tokens: read.prompt.tokens.as_ref().map(|tokens| tokens.len()),
             tokens_from: read.prompt.tokens_from,
+            considered,
             outcome,
         });
         let routed = result?;
@@ -140,49 +150,18 @@ impl Director {
         Ok((routed, guard))
     }
 
-    /// Schedules, and counts the request at the endpoints before anyone else decides by the
-    /// same numbers; decides anew when somebody did.
-    fn choose(
-        &self,
-        endpoints: &Snapshot,
-        read: &mut Read,
-    ) -> Result<(Decision, InFlight), NoEndpoint> {
-        let turn = self.rotation.fetch_add(1, Ordering::Relaxed);
-        let mut candidates = self.knowledge.candidates(
-            endpoints,
-            &mut read.prompt,
-            read.request.session,
-            Instant::now(),
-        );
-        for _ in 1..ROUNDS {
-            let decision = schedule(&self.settings, &read.request, &candidates, turn)?;
-            let seen: Vec<_> = decision
-                .endpoints()
-                .filter_map(|id| {
-                    let candidate = candidates.iter().find(|candidate| candidate.id == id)?;
-                    Some((id, candidate.in_flight))
-                })
-                .collect();
-            if let Some(guard) = Datastore::track(endpoints, seen) {
-                return Ok((decision, guard));
-            }
-            refresh(&mut candidates, endpoints);
-        }
-        let decision = schedule(&self.settings, &read.request, &candidates, turn)?;
-        let guard = Datastore::track_anyway(endpoints, decision.endpoints());
-        Ok((decision, guard))
-    }
-
     /// What the decision depends on. Only bodies of the OpenAI API are read.
     async fn read(&self, session: &Session) -> Result<Read, Refusal> {
         let headers = session.headers();
         let mut read = Read {
-            request: request::Request {
-                prompt_chars: 0,
-                session: session::session_header(headers, &self.settings.session.headers)
-                    .filter(|_| self.settings.uses_sessions())
+            request: RequestFacts {
+                session: self
+                    .pipeline
+                    .session_affinity()
+                    .and_then(|affinity| session::session_header(headers, &affinity.headers))
                     .map(hash),
                 subset: session.subset().map(<[_]>::to_vec),
+                ..RequestFacts::default()
             },
             model: String::new(),
             prompt: PromptBlocks::none("no-body"),
@@ -198,6 +177,8 @@ impl Director {
             let engine = self.any_engine();
             read.prompt = self.knowledge.prompt(&parsed, body, &model, engine).await;
             read.request.prompt_chars = read.prompt.chars;
+            read.request.prompt_tokens = read.prompt.tokens.as_ref().map(|tokens| tokens.len());
+            read.request.one_transfer = true;
             read.model = model.into_owned();
         }
         Ok(read)
@@ -210,7 +191,7 @@ impl Director {
             .iter()
             .filter(|entry| entry.endpoint.ready && entry.endpoint.role.serves(Role::Decode))
             .collect();
-        let turn = self.rotation.load(Ordering::Relaxed);
+        let turn = self.turns.load(Ordering::Relaxed) as usize;
         let entry = ready.get(turn % ready.len().max(1))?;
         Some(entry.endpoint.id.0)
     }
@@ -221,6 +202,30 @@ impl Director {
     }
 }
 
+/// Schedules, and counts the request at the endpoints before anyone else decides by the
+/// same numbers; decides anew when somebody did.
+fn choose(
+    endpoints: &Snapshot,
+    considered: &mut Considered,
+) -> Result<(Decision, InFlight), NoEndpoint> {
+    let mut scratch = Scratch::default();
+    for _ in 1..ROUNDS {
+        let decision = considered.decide(&mut scratch)?;
+        let seen = decision.endpoints().filter_map(|id| {
+            let mut candidates = considered.candidates.iter();
+            let candidate = candidates.find(|candidate| candidate.id == id)?;
+            Some((id, candidate.signals.in_flight))
+        });
+        if let Some(guard) = Datastore::track(endpoints, seen) {
+            return Ok((decision, guard));
+        }
+        refresh(&mut considered.candidates, endpoints);
+    }
+    let decision = considered.decide(&mut scratch)?;
+    let guard = Datastore::track_anyway(endpoints, decision.endpoints());
+    Ok((decision, guard))
+}
+
 /// Brings the counts of the candidates up to date.
 fn refresh(candidates: &mut [Candidate], endpoints: &[Entry]) {
     for candidate in candidates {
@@ -228,7 +233,7 @@ fn refresh(candidates: &mut [Candidate], endpoints: &[Entry]) {
             .iter()
             .find(|entry| entry.endpoint.id == candidate.id)
         {
-            candidate.in_flight = entry.in_flight();
+            candidate.signals.in_flight = entry.in_flight();
         }
     }
 }
