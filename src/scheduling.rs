@@ -1,11 +1,12 @@
-//! The shared core: (request, candidates, settings) -> a decision. PURE and synchronous.
+//! The shared core: (pipeline, request, candidates, turn) -> a decision. PURE and synchronous.
 //!
 //! ```text
-//! profile:  filters -> scorers -> picker       one per role; `schedule` runs decode, then prefill
+//! profile:  gates -> filters -> scorers -> picker     one per role; the profile handler runs decode, then prefill
 //! ```
 //!
 //! Whatever a scorer needs (load, matched prefixes, the session) is a value handed in:
-//! scorers never wait, lock, log or look anything up.
+//! scorers never wait, lock, log or look anything up. [`config`] makes the pipeline, from the
+//! environment or from an `EndpointPickerConfig`.
 #![deny(clippy::disallowed_methods)]
 
 pub mod config;
@@ -13,13 +14,17 @@ pub mod decision;
 pub mod endpoint;
 pub mod filter;
 pub mod picker;
-pub mod profile;
+pub mod pipeline;
+mod profile;
 pub mod request;
 pub mod schedule;
 pub mod scorer;
 
 pub use decision::Decision;
-pub use schedule::schedule;
+pub use pipeline::Pipeline;
+pub use profile::Scratch;
+pub use request::RequestFacts;
+pub use schedule::{explain, schedule};
 
 #[cfg(test)]
 mod tests;

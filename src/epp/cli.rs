@@ -27,7 +27,6 @@ const IGNORED: &[&str] = &[
     "grpc-max-send-msg-size",
     "disable-endpoint-subset-filter",
     "emit-endpoint-scores",
-    "refresh-metrics-interval",
     "refresh-prometheus-metrics-interval",
     "metrics-staleness-threshold",
     "tracing",
@@ -123,6 +122,10 @@ pub struct Args {
     /// Port on which engines replay missed KV events.
     #[arg(long, env = contract::ENV_KV_REPLAY_PORT, default_value_t = contract::PORT_KV_REPLAY)]
     pub kv_replay_port: u16,
+    /// Time between two scrapes of the metrics of an engine that works; idle ones are scraped
+    /// less often.
+    #[arg(long, value_parser = duration::parse, default_value = "1s")]
+    pub refresh_metrics_interval: Duration,
     /// Time for open streams to end after SIGTERM.
     #[arg(long, value_parser = duration::parse, default_value = "30s")]
     pub drain_timeout: Duration,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
-use crate::scheduling::endpoint::{EndpointId, Role};
+use crate::scheduling::endpoint::{EndpointId, Labels, Role};
 
 /// What discovery knows about one endpoint.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -21,6 +21,8 @@ pub struct Discovered {
     pub pod_uid: String,
     /// What it may be used for.
     pub role: Role,
+    /// The pod's labels.
+    pub labels: Arc<Labels>,
     /// Its pod is ready and not going away.
     pub ready: bool,
 }

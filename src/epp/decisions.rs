@@ -1,6 +1,7 @@
 //! The last decisions with their score tables -> `/debug/decisions`. IO: HTTP answers.
 //!
-//! A ring that requests write into without a lock; the oldest is overwritten. It holds no
+//! What a decision was made of is kept, and the table is made when somebody asks: deciding is
+//! pure, so the same input gives it again. A ring that requests write into without a lock; the oldest is overwritten. It holds no
 //! prompt and no session name, only their sizes and hashes.
 
 use std::sync::Arc;
@@ -14,8 +15,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::{Value, json};
 
-use crate::scheduling::Decision;
-use crate::scheduling::decision::Row;
+use crate::scheduling::decision::{Explanation, NoEndpoint, Row};
+use crate::scheduling::endpoint::Candidate;
+use crate::scheduling::{Decision, Pipeline, RequestFacts, Scratch, explain, schedule};
 
 /// Decisions kept.
 const KEPT: usize = 256;
@@ -31,16 +33,53 @@ pub struct Record {
     pub request_id: String,
     /// The model asked for.
     pub model: String,
-    /// Hash of its session.
-    pub session: Option<u64>,
-    /// Characters of prompt.
-    pub prompt_chars: usize,
-    /// Tokens of prompt, where they are known.
-    pub prompt_tokens: Option<usize>,
     /// How the tokens were found, or why not.
     pub tokens_from: &'static str,
+    /// What it was decided by.
+    pub considered: Considered,
     /// The decision, or why there is none.
     pub outcome: Result<Decision, String>,
+}
+
+/// Everything a decision depends on.
+#[derive(Debug)]
+pub struct Considered {
+    /// How decisions are made.
+    pub pipeline: Arc<Pipeline>,
+    /// The request.
+    pub request: RequestFacts,
+    /// Whom to choose from.
+    pub candidates: Vec<Candidate>,
+    /// Whose turn it was.
+    pub turn: u64,
+}
+
+impl Considered {
+    /// Decides.
+    ///
+    /// # Errors
+    /// When there is no endpoint for it.
+    pub fn decide(&self, scratch: &mut Scratch) -> Result<Decision, NoEndpoint> {
+        let Self {
+            pipeline,
+            request,
+            candidates,
+            turn,
+        } = self;
+        schedule(pipeline, request, candidates, *turn, scratch)
+    }
+
+    /// The score table as people read it; empty where there is no decision.
+    pub fn table(&self) -> String {
+        match self.explain() {
+            Some((decision, why)) => why.table(&decision),
+            None => String::new(),
+        }
+    }
+
+    fn explain(&self) -> Option<(Decision, Explanation)> {
+        explain(&self.pipeline, &self.request, &self.candidates, self.turn).ok()
+    }
 }
 
 /// The last decisions; cheap to clone.
@@ -88,7 +127,11 @@ impl Decisions {
     }
 }
 
+/// Cuts a client's text, and replaces what could make it look like a row of its own.
 fn cut(text: &mut String) {
+    if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        *text = text.replace(|c: char| c.is_control() || c.is_whitespace(), "_");
+    }
     if text.len() > TEXT_BYTES {
         let end = (0..=TEXT_BYTES).rev().find(|at| text.is_char_boundary(*at));
         text.truncate(end.unwrap_or(0));
@@ -119,33 +162,35 @@ async fn show(State(decisions): State<Decisions>, Query(wanted): Query<Wanted>) 
 }
 
 fn table(record: &Record) -> String {
-    let tokens = record
+    let request = &record.considered.request;
+    let tokens = request
         .prompt_tokens
         .map_or_else(|| "?".to_owned(), |count| count.to_string());
     let outcome = match &record.outcome {
-        Ok(decision) => decision.table(),
+        Ok(_) => record.considered.table(),
         Err(reason) => format!("refused: {reason}\n"),
     };
     format!(
         "{} model {} prompt {} chars, {tokens} tokens ({}){}\n{outcome}\n",
         record.request_id,
         record.model,
-        record.prompt_chars,
+        request.prompt_chars,
         record.tokens_from,
-        record
+        request
             .session
             .map_or_else(String::new, |session| format!(", session {session:016x}")),
     )
 }
 
 fn to_json(record: &Record) -> Value {
+    let request = &record.considered.request;
     let mut value = json!({
         "atUnixMs": record.at_unix_ms,
         "requestId": record.request_id,
         "model": record.model,
-        "session": record.session.map(|session| format!("{session:016x}")),
-        "promptChars": record.prompt_chars,
-        "promptTokens": record.prompt_tokens,
+        "session": request.session.map(|session| format!("{session:016x}")),
+        "promptChars": request.prompt_chars,
+        "promptTokens": request.prompt_tokens,
         "tokensFrom": record.tokens_from,
     });
     match &record.outcome {
@@ -153,8 +198,10 @@ fn to_json(record: &Record) -> Value {
             value["decode"] = json!(decision.decode.to_string());
             value["prefill"] = json!(decision.prefill.map(|endpoint| endpoint.to_string()));
             value["prefillBecause"] = json!(decision.prefill_because.as_str());
-            value["scores"] = rows(&decision.explain);
-            value["prefillScores"] = rows(&decision.explain_prefill);
+            let why = record.considered.explain();
+            let why = why.map(|(_, why)| why).unwrap_or_default();
+            value["scores"] = rows(&why.decode);
+            value["prefillScores"] = rows(&why.prefill);
         }
         Err(reason) => value["refused"] = json!(reason),
     }
@@ -186,26 +233,46 @@ fn rows(rows: &[Row]) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::BTreeMap;
 
-    fn record(id: &str) -> Record {
+    use super::*;
+    use crate::scheduling::config::SchedulingConfig;
+
+    fn record(id: &str, pipeline: &Arc<Pipeline>) -> Record {
         Record {
             at_unix_ms: 0,
             request_id: id.to_owned(),
             model: "é".repeat(TEXT_BYTES),
-            session: None,
-            prompt_chars: 0,
-            prompt_tokens: None,
             tokens_from: "off",
+            considered: Considered {
+                pipeline: Arc::clone(pipeline),
+                request: RequestFacts::default(),
+                candidates: Vec::new(),
+                turn: 0,
+            },
             outcome: Err("because".to_owned()),
         }
     }
 
     #[test]
+    fn a_request_id_cannot_forge_a_row() {
+        let decisions = Decisions::default();
+        let (config, _) = SchedulingConfig::from_env(&BTreeMap::new()).unwrap();
+        let pipeline = Arc::new(config.pipeline);
+        decisions.keep(record("x model m\n10.0.0.1:8000 1.0", &pipeline));
+        assert_eq!(
+            decisions.newest_first()[0].request_id,
+            "x_model_m_10.0.0.1:8000_1.0"
+        );
+    }
+
+    #[test]
     fn the_newest_come_first_and_no_more_than_fit() {
+        let (config, _) = SchedulingConfig::from_env(&BTreeMap::new()).unwrap();
+        let pipeline = Arc::new(config.pipeline);
         let decisions = Decisions::default();
         for index in 0..KEPT + 2 {
-            decisions.keep(record(&index.to_string()));
+            decisions.keep(record(&index.to_string(), &pipeline));
         }
         let kept = decisions.newest_first();
         assert_eq!(kept.len(), KEPT);

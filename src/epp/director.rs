@@ -2,11 +2,13 @@
 //! -> schedule -> count. IO-free but for the tokens it may ask an engine for; takes no lock.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use tokio::runtime::Handle;
+
 use super::datastore::{Datastore, Entry, InFlight, Snapshot};
-use super::decisions::{Decisions, Record};
+use super::decisions::{Considered, Decisions, Record};
 use super::knowledge::{Knowledge, PromptBlocks};
 use super::ext_proc::head::{BodyUse, Head};
 use super::ext_proc::held::Held;
@@ -15,11 +17,11 @@ use super::ext_proc::reply::{Refusal, Routed};
 use super::ext_proc::stream::Question;
 use super::metrics::EppMetrics;
 use super::session_key::SessionKeys;
-use crate::openai::request::Request;
-use crate::scheduling::config::Settings;
+use crate::openai::api::Api;
+use crate::openai::request::{NotOneTransfer, Request};
 use crate::scheduling::decision::NoEndpoint;
 use crate::scheduling::endpoint::{Candidate, Role};
-use crate::scheduling::{Decision, request, schedule};
+use crate::scheduling::{Decision, Pipeline, RequestFacts, Scratch};
 
 /// How often a decision is made anew because another request was faster. Each round some
 /// request gets its place, so a few are enough to spread a burst.
@@ -27,14 +29,15 @@ const ROUNDS: usize = 4;
 
 /// Decides for all streams; shared by them.
 pub struct Director {
-    settings: Settings,
+    pipeline: Arc<Pipeline>,
     datastore: Datastore,
     knowledge: Knowledge,
-    decisions: Decisions,
+    /// Where decisions are kept for people to look at; `None` keeps none.
+    decisions: Option<Decisions>,
     metrics: EppMetrics,
     session_keys: SessionKeys,
-    /// Whose turn it is among equals.
-    rotation: AtomicUsize,
+    /// Whose turn it is among equals, and what random pickers draw from.
+    turns: AtomicU64,
     /// Ids for requests that come without; unique with the process's own prefix.
     ids: AtomicUsize,
     id_prefix: String,
@@ -49,32 +52,54 @@ pub struct Decided {
 
 /// A request, read.
 struct Read {
-    request: request::Request,
-    model: String,
-    prompt: PromptBlocks,
+    request: RequestFacts,
+    prompt: PromptRead,
 }
 
+/// What the body of a request says.
+struct PromptRead {
+    model: String,
+    blocks: PromptBlocks,
+    /// Whether one transfer of KV cache can serve the request, or why not.
+    one_transfer: Result<(), NotOneTransfer>,
+}
+
+impl PromptRead {
+    fn none(reason: &'static str) -> Self {
+        Self {
+            model: String::new(),
+            blocks: PromptBlocks::none(reason),
+            one_transfer: Err(NotOneTransfer::NotGenerating),
+        }
+    }
+}
+
+/// Bodies from this size on are read on a thread of their own, beside those that answer the
+/// gateway.
+const HEAVY_BYTES: usize = 256 << 10;
+
 impl Director {
-    /// A director over these endpoints.
+    /// A director over these endpoints. Turns begin at `first_turn`: replicas that begin at
+    /// different ones do not pick alike.
     pub fn new(
-        settings: Settings,
+        pipeline: Arc<Pipeline>,
         datastore: Datastore,
         knowledge: Knowledge,
-        decisions: Decisions,
+        decisions: Option<Decisions>,
         metrics: EppMetrics,
         session_keys: SessionKeys,
         id_prefix: String,
+        first_turn: u64,
     ) -> Arc<Self> {
-        let (rotation, ids) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Arc::new(Self {
-            settings,
+            pipeline,
             datastore,
             knowledge,
             decisions,
             metrics,
             session_keys,
-            rotation,
-            ids,
+            turns: AtomicU64::new(first_turn),
+            ids: AtomicUsize::new(0),
             id_prefix,
         })
     }
@@ -84,10 +109,13 @@ impl Director {
     ///
     /// # Errors
     /// The answer for the client, when no endpoint can serve it.
-    pub async fn decide(&self, question: &Question<'_>) -> Result<(Routed, Decided), Refusal> {
+    pub async fn decide(
+        self: &Arc<Self>,
+        question: &Question<'_>,
+    ) -> Result<(Routed, Decided), Refusal> {
         let started = Instant::now();
-        let mut read = self.read(question).await;
-        let result = self.route(question.head, &mut read);
+        let read = self.read(question).await;
+        let result = self.route(question.head, read);
         let status = result.as_ref().map_or_else(|refusal| refusal.status, |_| 200);
         self.metrics.decided(started.elapsed(), status);
         result
@@ -95,7 +123,7 @@ impl Director {
 
     /// Remembers that the endpoint of a decision will hold a prompt which began to pass after
     /// it was made.
-    pub async fn learn(&self, head: &Head, body: &Held, decided: &Decided) {
+    pub async fn learn(self: &Arc<Self>, head: &Head, body: &Held, decided: &Decided) {
         let question = Question {
             head,
             body: Body::Cut(body),
@@ -103,46 +131,64 @@ impl Director {
         };
         let mut read = self.read(&question).await;
         let endpoints = self.datastore.snapshot();
-        let chosen = &decided.decision;
+        let (chosen, blocks) = (&decided.decision, &mut read.prompt.blocks);
         self.knowledge
-            .chosen(chosen, &endpoints, &mut read.prompt, None, Instant::now());
+            .chosen(chosen, &endpoints, blocks, None, Instant::now());
     }
 
     /// Nothing is awaited here: what the decision sees is what there is now.
-    fn route(&self, head: &Head, read: &mut Read) -> Result<(Routed, Decided), Refusal> {
+    fn route(&self, head: &Head, read: Read) -> Result<(Routed, Decided), Refusal> {
+        let Read {
+            request,
+            mut prompt,
+        } = read;
         let endpoints = self.datastore.snapshot();
-        let decided = self.choose(&endpoints, read);
+        let session = request.session;
+        let candidates = self.knowledge.candidates(
+            &endpoints,
+            &mut prompt.blocks,
+            session,
+            Instant::now(),
+        );
+        let mut considered = Considered {
+            pipeline: Arc::clone(&self.pipeline),
+            request,
+            candidates,
+            turn: self.turns.fetch_add(1, Ordering::Relaxed),
+        };
+        let decided = choose(&endpoints, &mut considered);
         let new_id = head.request_id().is_none().then(|| self.new_id());
         let id = head.request_id().or(new_id.as_deref()).unwrap_or_default();
-        let outcome = match &decided {
-            Ok((decision, _)) => Ok(decision.clone()),
-            Err(error) => Err(error.to_string()),
-        };
-        self.decisions.keep(Record {
-            at_unix_ms: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_millis() as u64),
-            request_id: id.to_owned(),
-            model: std::mem::take(&mut read.model),
-            session: read.request.session,
-            prompt_chars: read.prompt.chars,
-            prompt_tokens: read.prompt.tokens.as_ref().map(|tokens| tokens.len()),
-            tokens_from: read.prompt.tokens_from,
-            outcome,
-        });
+        if let Ok((decision, _)) = &decided {
+            tracing::debug!(
+                request_id = id,
+                decode = %decision.decode,
+                prefill = decision.prefill.map(tracing::field::display),
+                not_one_transfer = prompt.one_transfer.err().map(NotOneTransfer::label),
+                table = considered.table(),
+                "decided"
+            );
+        }
+        if let Some(decisions) = &self.decisions {
+            decisions.keep(Record {
+                at_unix_ms: SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .map_or(0, |since| since.as_millis() as u64),
+                request_id: id.to_owned(),
+                model: prompt.model,
+                tokens_from: prompt.blocks.tokens_from,
+                considered,
+                outcome: match &decided {
+                    Ok((decision, _)) => Ok(decision.clone()),
+                    Err(error) => Err(error.to_string()),
+                },
+            });
+        }
         let (decision, in_flight) = decided.map_err(Refusal::no_endpoint)?;
         self.metrics.chosen(&decision);
-        tracing::debug!(
-            request_id = id,
-            decode = %decision.decode,
-            prefill = decision.prefill.map(tracing::field::display),
-            prefill_because = decision.prefill_because.as_str(),
-            "decided"
-        );
-        let session = read.request.session;
         let now = Instant::now();
         self.knowledge
-            .chosen(&decision, &endpoints, &mut read.prompt, session, now);
+            .chosen(&decision, &endpoints, &mut prompt.blocks, session, now);
         let routed = Routed {
             destination: decision.decode.to_string(),
             prefiller: decision.prefill.map(|endpoint| endpoint.to_string()),
@@ -155,70 +201,53 @@ impl Director {
         Ok((routed, decided))
     }
 
-    /// Schedules, and counts the request at the endpoints before anyone else decides by the
-    /// same numbers; decides anew when somebody did.
-    fn choose(
-        &self,
-        endpoints: &Snapshot,
-        read: &mut Read,
-    ) -> Result<(Decision, InFlight), NoEndpoint> {
-        let turn = self.rotation.fetch_add(1, Ordering::Relaxed);
-        let mut candidates = self.knowledge.candidates(
-            endpoints,
-            &mut read.prompt,
-            read.request.session,
-            Instant::now(),
-        );
-        for _ in 1..ROUNDS {
-            let decision = schedule(&self.settings, &read.request, &candidates, turn)?;
-            let seen: Vec<_> = decision
-                .endpoints()
-                .filter_map(|id| {
-                    let candidate = candidates.iter().find(|candidate| candidate.id == id)?;
-                    Some((id, candidate.in_flight))
-                })
-                .collect();
-            if let Some(guard) = Datastore::track(endpoints, seen) {
-                return Ok((decision, guard));
-            }
-            refresh(&mut candidates, endpoints);
-        }
-        let decision = schedule(&self.settings, &read.request, &candidates, turn)?;
-        let guard = Datastore::track_anyway(endpoints, decision.endpoints());
-        Ok((decision, guard))
+    /// What the decision depends on. Nothing of it is refused: the engine judges.
+    async fn read(self: &Arc<Self>, question: &Question<'_>) -> Read {
+        let head = question.head;
+        let affinity = self.pipeline.session_affinity();
+        let session = affinity.and_then(|affinity| head.session(&affinity.headers));
+        let mut request = RequestFacts {
+            session: session.map(|name| self.session_keys.of(name)),
+            subset: question.subset.map(<[_]>::to_vec),
+            ..RequestFacts::default()
+        };
+        let prompt = self.read_body(head, question.body).await;
+        request.prompt_chars = prompt.blocks.chars;
+        request.prompt_tokens = prompt.blocks.tokens.as_ref().map(|tokens| tokens.len());
+        request.one_transfer = prompt.one_transfer.is_ok();
+        Read { request, prompt }
     }
 
-    /// What the decision depends on. Nothing of it is refused: the engine judges.
-    async fn read(&self, question: &Question<'_>) -> Read {
-        let head = question.head;
-        let session = head
-            .session(&self.settings.session.headers)
-            .filter(|_| self.settings.uses_sessions())
-            .map(|name| self.session_keys.of(name));
-        let mut read = Read {
-            request: request::Request {
-                prompt_chars: 0,
-                session,
-                subset: question.subset.map(<[_]>::to_vec),
-            },
-            model: String::new(),
-            prompt: PromptBlocks::none("no-body"),
-        };
+    async fn read_body(self: &Arc<Self>, head: &Head, body: Body<'_>) -> PromptRead {
         let BodyUse::Read(api) = head.body_use() else {
-            return read;
+            return PromptRead::none("no-prompt");
         };
-        let (body, whole) = match question.body {
+        let (body, whole) = match body {
             Body::Whole(body) => (body.contiguous(), true),
             Body::Cut(body) => (body.contiguous(), false),
-            Body::Unseen => return read,
+            Body::Unseen => return PromptRead::none("no-body"),
         };
-        let parsed = Request::read(api, &body, whole);
-        read.model = parsed.model().unwrap_or_default().into_owned();
+        if body.len() < HEAVY_BYTES {
+            return self.read_prompt(api, &body, whole).await;
+        }
+        let (this, runtime) = (Arc::clone(self), Handle::current());
+        let read = tokio::task::spawn_blocking(move || {
+            runtime.block_on(this.read_prompt(api, &body, whole))
+        });
+        read.await
+            .unwrap_or_else(|_| PromptRead::none("reading-failed"))
+    }
+
+    async fn read_prompt(&self, api: Option<Api>, body: &[u8], whole: bool) -> PromptRead {
+        let request = Request::read(api, body, whole);
+        let model = request.model().unwrap_or_default();
         let engine = self.any_engine();
-        let model = &read.model;
-        read.prompt = self.knowledge.prompt(&parsed, &body, model, engine).await;
-        read.request.prompt_chars = read.prompt.chars;
-        read
+        let blocks = self.knowledge.prompt(&request, body, &model, engine).await;
+        PromptRead {
+            blocks,
+            one_transfer: request.one_transfer(),
+            model: model.into_owned(),
+        }
     }
 
     /// A ready engine that can be asked about tokens, in turn.
@@ -228,7 +257,7 @@ impl Director {
             .iter()
             .filter(|entry| entry.endpoint.ready && entry.endpoint.role.serves(Role::Decode))
             .collect();
-        let turn = self.rotation.load(Ordering::Relaxed);
+        let turn = self.turns.load(Ordering::Relaxed) as usize;
         let entry = ready.get(turn % ready.len().max(1))?;
         Some(entry.endpoint.id.0)
     }
@@ -239,6 +268,30 @@ impl Director {
     }
 }
 
+/// Schedules, and counts the request at the endpoints before anyone else decides by the
+/// same numbers; decides anew when somebody did.
+fn choose(
+    endpoints: &Snapshot,
+    considered: &mut Considered,
+) -> Result<(Decision, InFlight), NoEndpoint> {
+    let mut scratch = Scratch::default();
+    for _ in 1..ROUNDS {
+        let decision = considered.decide(&mut scratch)?;
+        let seen = decision.endpoints().filter_map(|id| {
+            let mut candidates = considered.candidates.iter();
+            let candidate = candidates.find(|candidate| candidate.id == id)?;
+            Some((id, candidate.signals.in_flight))
+        });
+        if let Some(guard) = Datastore::track(endpoints, seen) {
+            return Ok((decision, guard));
+        }
+        refresh(&mut considered.candidates, endpoints);
+    }
+    let decision = considered.decide(&mut scratch)?;
+    let guard = Datastore::track_anyway(endpoints, decision.endpoints());
+    Ok((decision, guard))
+}
+
 /// Brings the counts of the candidates up to date.
 fn refresh(candidates: &mut [Candidate], endpoints: &[Entry]) {
     for candidate in candidates {
@@ -246,7 +299,7 @@ fn refresh(candidates: &mut [Candidate], endpoints: &[Entry]) {
             .iter()
             .find(|entry| entry.endpoint.id == candidate.id)
         {
-            candidate.in_flight = entry.in_flight();
+            candidate.signals.in_flight = entry.in_flight();
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use futures::{Stream, StreamExt as _};
@@ -297,7 +298,8 @@ pub fn endpoints_of(pod: &Pod, ports: &[u16]) -> Vec<Discovered> {
             .iter()
             .flatten()
             .any(|c| c.type_ == "Ready" && c.status == "True");
-    let role = Role::from_label(pod.labels().get(contract::LABEL_ROLE).map(String::as_str));
+    let labels = Arc::new(pod.labels().clone());
+    let role = Role::from_label(labels.get(contract::LABEL_ROLE).map(String::as_str));
     ports
         .iter()
         .map(|port| Discovered {
@@ -305,6 +307,7 @@ pub fn endpoints_of(pod: &Pod, ports: &[u16]) -> Vec<Discovered> {
             pod: pod.name_any(),
             pod_uid: pod.uid().unwrap_or_default(),
             role,
+            labels: Arc::clone(&labels),
             ready,
         })
         .collect()

@@ -6,9 +6,12 @@
 //! - address: 10.0.0.1:8000
 //!   role: decode          # decode, prefill or both; both where it is absent
 //!   name: pod-a           # the address where it is absent
+//!   labels: {zone: a}     # as pods have them
 //! ```
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -36,6 +39,8 @@ struct Item {
     address: String,
     role: Option<String>,
     name: Option<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
 }
 
 /// Follows the file until shutdown. A file that cannot be read later on is told, and the
@@ -143,6 +148,7 @@ pub(super) fn parse(text: &str) -> anyhow::Result<Vec<Discovered>> {
             id: EndpointId(address),
             pod_uid: name.clone(),
             pod: name,
+            labels: Arc::new(item.labels),
             role,
             ready: true,
         };

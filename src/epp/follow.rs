@@ -129,6 +129,7 @@ mod tests {
             pod: uid.to_owned(),
             pod_uid: uid.to_owned(),
             role: Role::Decode,
+            labels: std::sync::Arc::default(),
             ready,
         }
     }

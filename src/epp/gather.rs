@@ -17,7 +17,7 @@ use crate::contract;
 use crate::kv::metrics::TokenizerFiles;
 use crate::kv::tokenize::{self, Tokenizers, local::Tokenizer};
 use crate::kv::{index, metrics, subscribe};
-use crate::scheduling::config::Settings;
+use crate::scheduling::config::SchedulingConfig;
 use crate::telemetry::shutdown::Shutdown;
 
 /// Starts it all. `pool` names what replicas have in common.
@@ -26,13 +26,13 @@ use crate::telemetry::shutdown::Shutdown;
 /// When the address of Redis is none.
 pub(super) fn start(
     args: &Args,
-    settings: &Settings,
+    config: &SchedulingConfig,
     pool: &str,
     datastore: &Datastore,
     registry: &mut Registry,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Knowledge> {
-    if settings.index_update_interval.is_some() {
+    if config.index_update_interval.is_some() {
         tracing::warn!(
             variable = "KVCACHE_INDEX_UPDATE_INTERVAL",
             "does nothing: the KV index is not kept outside this process yet"
@@ -53,12 +53,12 @@ pub(super) fn start(
         shutdown,
     );
     let scrapes = Scrapes::new(
-        scrape::Limits::default(),
+        scrape::Limits::default().every(args.refresh_metrics_interval),
         scrape::Metrics::register(registry),
         shutdown.clone(),
     );
-    let sessions = sessions(settings, pool, registry, shutdown)?;
-    let ports = settings.kv_scorer_enabled().then_some(EventPorts {
+    let sessions = sessions(config, pool, registry, shutdown)?;
+    let ports = config.pipeline.uses_kv_events().then_some(EventPorts {
         events: args.kv_events_port,
         replay: args.kv_replay_port,
     });
@@ -76,16 +76,21 @@ pub(super) fn start(
         index: reader,
         states,
         hints,
-        tokenizers: tokenizers(args, settings, kv_metrics),
+        tokenizers: tokenizers(args, config, kv_metrics),
         scrapes,
         sessions,
         base_model: model,
+        wants_labels: config.pipeline.uses_labels(),
     })
 }
 
 /// Tokens are wanted only to be compared with KV events.
-fn tokenizers(args: &Args, settings: &Settings, metrics: metrics::Metrics) -> Option<Tokenizers> {
-    if !settings.kv_scorer_enabled() {
+fn tokenizers(
+    args: &Args,
+    config: &SchedulingConfig,
+    metrics: metrics::Metrics,
+) -> Option<Tokenizers> {
+    if !config.pipeline.uses_kv_events() {
         return None;
     }
     let (local, files) = local_tokenizer(args);
@@ -122,20 +127,18 @@ fn local_tokenizer(args: &Args) -> (Option<Tokenizer>, TokenizerFiles) {
 }
 
 fn sessions(
-    settings: &Settings,
+    config: &SchedulingConfig,
     pool: &str,
     registry: &mut Registry,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Sessions> {
-    let limits = sessions::Limits {
-        sticky: settings.session.sticky,
-        ..sessions::Limits::default()
-    };
+    let affinity = config.pipeline.session_affinity();
+    let mut limits = sessions::Limits::default();
+    if let Some(affinity) = affinity {
+        limits.sticky = affinity.sticky;
+    }
     let metrics = sessions::Metrics::register(registry);
-    let address = settings
-        .redis_addr
-        .as_ref()
-        .filter(|_| settings.uses_sessions());
+    let address = config.redis_addr.as_ref().filter(|_| affinity.is_some());
     let sessions = match address {
         None => Sessions::new(limits, metrics),
         Some(address) => {
@@ -143,7 +146,7 @@ fn sessions(
             let server =
                 share::server(address, password.as_deref()).context(contract::ENV_REDIS_ADDR)?;
             let (namespace, name) = pool.split_once('/').unwrap_or(("", pool));
-            let config = share::Config {
+            let sharing = share::Config {
                 server,
                 key: share::stream_key(namespace, name),
                 origin: origin(),
@@ -152,7 +155,7 @@ fn sessions(
             let (sessions, changes) = Sessions::shared(limits, metrics);
             shutdown.spawn(
                 "sharing of sessions",
-                share::run(config, sessions.clone(), changes, shutdown.clone()),
+                share::run(sharing, sessions.clone(), changes, shutdown.clone()),
             );
             sessions
         }

@@ -20,7 +20,7 @@ use crate::kv::tokenize::{self, PromptRef, Tokenizers, Tokens};
 use crate::openai::api::Api;
 use crate::openai::request::{ChatForm, Prompt, Request};
 use crate::scheduling::Decision;
-use crate::scheduling::endpoint::{Candidate, EndpointId, EngineLoad};
+use crate::scheduling::endpoint::{Candidate, EndpointId, EngineLoad, Signals};
 
 /// Tokens per block where an engine does not say.
 const DEFAULT_BLOCK_TOKENS: u32 = 16;
@@ -47,6 +47,8 @@ pub struct Knowledge {
     pub sessions: Sessions,
     /// The model that KV events speak of, where the operator said so.
     pub base_model: Option<String>,
+    /// A filter looks at the labels of pods.
+    pub wants_labels: bool,
 }
 
 /// A prompt as blocks.
@@ -193,23 +195,31 @@ impl Knowledge {
             .enumerate()
             .map(|(index, (entry, (load, state)))| {
                 let id = entry.endpoint.id;
+                let labels = self
+                    .wants_labels
+                    .then(|| Arc::clone(&entry.endpoint.labels));
                 Candidate {
-                    in_flight: entry.in_flight(),
+                    id,
+                    role: entry.endpoint.role,
                     ready: entry.endpoint.ready,
-                    engine: load.map(|load| EngineLoad {
-                        running: load.running,
-                        waiting: load.waiting,
-                    }),
-                    cached: held(
-                        state,
-                        prompt.tokens.is_some(),
-                        cached[index],
-                        prefixes[index],
-                    ),
-                    prefix: prefixes[index],
-                    sessions: self.sessions.count(id),
-                    bound: bound == Some(bound_to(entry)),
-                    ..Candidate::new(id, entry.endpoint.role)
+                    labels,
+                    signals: Signals {
+                        in_flight: entry.in_flight(),
+                        engine: load.map(|load| EngineLoad {
+                            running: load.running,
+                            waiting: load.waiting,
+                            kv_usage: load.kv_usage,
+                        }),
+                        cached: held(
+                            state,
+                            prompt.tokens.is_some(),
+                            cached[index],
+                            prefixes[index],
+                        ),
+                        prefix: prefixes[index],
+                        sessions: self.sessions.count(id),
+                        bound: bound == Some(bound_to(entry)),
+                    },
                 }
             })
             .collect()

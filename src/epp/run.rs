@@ -1,5 +1,6 @@
 //! Arguments and environment -> a running EPP. IO.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZero;
 use std::process::ExitCode;
@@ -24,7 +25,7 @@ use super::metrics::EppMetrics;
 use super::session_key::SessionKeys;
 use super::{discover, gather};
 use crate::contract;
-use crate::scheduling::config::Settings;
+use crate::scheduling::config::SchedulingConfig;
 use crate::telemetry::admin::{self, Readiness};
 use crate::telemetry::budget::Budget;
 use crate::telemetry::{bind, logging};
@@ -57,31 +58,31 @@ fn start(args: &Args, ignored: &[String]) -> anyhow::Result<()> {
             "flag accepted for compatibility; it has no effect here"
         );
     }
-    let settings = settings()?;
+    let config = scheduling()?;
     // Only fails when a provider is already installed, which is the wish.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("start the runtime")?
-        .block_on(serve(args, settings))
+        .block_on(serve(args, config))
 }
 
-/// The settings of the environment, with everything that does nothing said aloud.
-fn settings() -> anyhow::Result<Settings> {
+/// How requests are scheduled, with everything that does nothing said aloud.
+fn scheduling() -> anyhow::Result<SchedulingConfig> {
     let env = std::env::vars().collect();
-    let (settings, warnings) = Settings::from_env(&env).map_err(|errors| {
+    let (config, warnings) = SchedulingConfig::from_env(&env).map_err(|errors| {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("environment: {}", lines.join("; "))
     })?;
     for warning in warnings {
-        tracing::warn!(variable = warning.name, "{}", warning.message);
+        tracing::warn!(setting = %warning.at, "{}", warning.message);
     }
-    tracing::info!(?settings, "settings");
-    Ok(settings)
+    tracing::info!(?config, "scheduling");
+    Ok(config)
 }
 
-async fn serve(args: &Args, settings: Settings) -> anyhow::Result<()> {
+async fn serve(args: &Args, scheduling: SchedulingConfig) -> anyhow::Result<()> {
     let shutdown = Shutdown::new();
     shutdown.on_signals().context("install signal handlers")?;
     let host = bind::host()?.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
@@ -99,7 +100,14 @@ async fn serve(args: &Args, settings: Settings) -> anyhow::Result<()> {
         "discovery",
         discover::run(config, source, datastore.clone(), shutdown.clone()),
     );
-    let knowledge = gather::start(args, &settings, &name, &datastore, &mut registry, &shutdown)?;
+    let knowledge = gather::start(
+        args,
+        &scheduling,
+        &name,
+        &datastore,
+        &mut registry,
+        &shutdown,
+    )?;
     let decisions = Decisions::default();
     let budget = Budget::new(args.body_budget_bytes);
     budget.register(registry.sub_registry_with_prefix("llm_d_epp"));
@@ -137,15 +145,17 @@ async fn serve(args: &Args, settings: Settings) -> anyhow::Result<()> {
             .with_context(|| format!("health server on {address}"))
     });
 
-    let shared = settings.redis_addr.is_some() && settings.uses_sessions();
+    let shared = scheduling.redis_addr.is_some() && scheduling.pipeline.session_affinity().is_some();
     let director = Director::new(
-        settings,
+        Arc::new(scheduling.pipeline),
         datastore,
         knowledge,
-        decisions,
+        args.enable_debug_endpoints.then_some(decisions),
         metrics.clone(),
         session_keys(shared)?,
         id_prefix(),
+        // Randomly keyed by the operating system.
+        RandomState::new().hash_one(()),
     );
     let bounds = Bounds {
         managed,

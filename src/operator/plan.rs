@@ -32,7 +32,7 @@ use crate::api::ModelService;
 use crate::api::foreign::HTTPRoute;
 use crate::api::foreign::v1alpha2::InferenceModel;
 use crate::contract;
-use crate::scheduling::config::{ConfigError, Settings as EppSettings};
+use crate::scheduling::config::SettingError;
 use artifacts::Artifacts;
 pub use place::Place;
 pub use redis::{ExternalRedis, RedisPlan, redacted};
@@ -141,7 +141,7 @@ pub enum Error {
     #[error("{}", list(errors))]
     EppSettings {
         /// Every wrong variable, and where it was written.
-        errors: Vec<(Place, ConfigError)>,
+        errors: Vec<(Place, SettingError)>,
     },
 }
 
@@ -153,7 +153,7 @@ fn merged(place: &Place, object: &str) -> String {
     }
 }
 
-fn list(errors: &[(Place, ConfigError)]) -> String {
+fn list(errors: &[(Place, SettingError)]) -> String {
     let texts = errors
         .iter()
         .map(|(place, error)| match place {
@@ -269,7 +269,7 @@ pub fn plan(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Resu
     let (redis, external_redis) = redis::decide(&context, address, epp.as_mut(), &mut warnings)?;
     let scored = epp_settings
         .as_ref()
-        .is_some_and(EppSettings::kv_scorer_enabled);
+        .is_some_and(|config| config.pipeline.uses_kv_events());
     let mut decode = workloads::role(&context, Role::Decode, scored)?;
     let mut prefill = workloads::role(&context, Role::Prefill, scored)?;
     if let Some(epp) = epp.as_mut().filter(|_| scored) {

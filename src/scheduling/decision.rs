@@ -3,7 +3,7 @@
 use super::endpoint::EndpointId;
 
 /// A decision.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Decision {
     /// Where the request goes.
     pub decode: EndpointId,
@@ -11,10 +11,6 @@ pub struct Decision {
     pub prefill: Option<EndpointId>,
     /// Why there is a prefill endpoint, or none.
     pub prefill_because: PrefillBecause,
-    /// How the decode endpoint was chosen.
-    pub explain: Vec<Row>,
-    /// How the prefill endpoint was chosen; empty when none was looked for.
-    pub explain_prefill: Vec<Row>,
 }
 
 /// Why a prompt is computed on a prefill endpoint first, or not.
@@ -22,6 +18,9 @@ pub struct Decision {
 pub enum PrefillBecause {
     /// Prefill/decode is switched off, or the prompt was not seen.
     Off,
+    /// One transfer of KV cache cannot serve it: several prompts or samples, or
+    /// log-probabilities of the prompt.
+    SeveralTransfers,
     /// What the decode endpoint lacks of the prompt is below the threshold.
     BelowThreshold,
     /// It is not, and a prefill endpoint was found.
@@ -35,11 +34,21 @@ impl PrefillBecause {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Off => "off",
+            Self::SeveralTransfers => "several-transfers",
             Self::BelowThreshold => "below-threshold",
             Self::Chosen => "chosen",
             Self::NoEndpoint => "no-endpoint",
         }
     }
+}
+
+/// How a decision came about.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Explanation {
+    /// How the decode endpoint was chosen: a row per candidate, in their order.
+    pub decode: Vec<Row>,
+    /// How the prefill endpoint was chosen; empty when none was looked for.
+    pub prefill: Vec<Row>,
 }
 
 /// One candidate's line in the score table.
@@ -50,9 +59,21 @@ pub struct Row {
     /// The filter that dropped it; `None` when it was scored.
     pub dropped_by: Option<&'static str>,
     /// Scorer, score and weight.
-    pub scores: Vec<(&'static str, f64, u32)>,
+    pub scores: Vec<(&'static str, f64, f64)>,
     /// Sum of score times weight.
     pub total: f64,
+}
+
+impl Row {
+    /// A candidate of which nothing is said yet.
+    pub(super) fn new(endpoint: EndpointId) -> Self {
+        Self {
+            endpoint,
+            dropped_by: None,
+            scores: Vec::new(),
+            total: 0.0,
+        }
+    }
 }
 
 impl Decision {
@@ -60,16 +81,18 @@ impl Decision {
     pub fn endpoints(&self) -> impl Iterator<Item = EndpointId> {
         [Some(self.decode), self.prefill].into_iter().flatten()
     }
+}
 
+impl Explanation {
     /// The score table as text: a line per candidate of each profile, the best first, as
     /// people read it in logs.
-    pub fn table(&self) -> String {
-        let mut text = profile_table("decode", self.decode, &self.explain);
-        if let Some(prefill) = self.prefill {
-            text.push_str(&profile_table("prefill", prefill, &self.explain_prefill));
+    pub fn table(&self, decision: &Decision) -> String {
+        let mut text = profile_table("decode", decision.decode, &self.decode);
+        if let Some(prefill) = decision.prefill {
+            text.push_str(&profile_table("prefill", prefill, &self.prefill));
         } else {
             text.push_str("prefill: none, ");
-            text.push_str(self.prefill_because.as_str());
+            text.push_str(decision.prefill_because.as_str());
             text.push('\n');
         }
         text
@@ -88,7 +111,7 @@ fn profile_table(profile: &str, chosen: EndpointId, rows: &[Row]) -> String {
         let mark = if row.endpoint == chosen { '*' } else { ' ' };
         text.push_str(&format!("{mark} {:<21}", row.endpoint.to_string()));
         if let Some(filter) = row.dropped_by {
-            text.push_str(&format!(" dropped by the {filter} filter\n"));
+            text.push_str(&format!(" dropped by the filter {filter}\n"));
             continue;
         }
         text.push_str(&format!(" {:>8.3} =", row.total));
@@ -109,7 +132,7 @@ pub enum NoEndpoint {
     PoolEmpty,
     /// A filter dropped the last one.
     #[error(
-        "failed to find endpoint candidates for serving the request: none passes the {0} filter"
+        "failed to find endpoint candidates for serving the request: none passes the filter {0}"
     )]
     Filtered(&'static str),
 }

@@ -1,72 +1,128 @@
 //! One profile: filters, weighted scorers, picker. PURE.
+//!
+//! Candidates stay where they are; who is still in is a list of places. Both it and the totals
+//! live in scratch space that is used again, so a decision allocates nothing per candidate.
 
-use super::config::{ProfileConfig, Settings};
 use super::decision::{NoEndpoint, Row};
-use super::endpoint::{Candidate, EndpointId};
-use super::filter::Filter;
-use super::picker;
-use super::request::Request;
-use super::scorer;
+use super::endpoint::Candidate;
+use super::filter::Gate;
+use super::pipeline::Profile;
+use super::request::RequestFacts;
 
-/// Runs the profile: the chosen endpoint and the score table.
+/// Space that decisions share, one after another.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// Places in the candidates of those still in.
+    kept: Vec<u32>,
+    /// Their totals, in the same order.
+    totals: Vec<f64>,
+    ties: Vec<u32>,
+}
+
+/// Those still in.
+#[derive(Clone, Copy)]
+pub(super) struct Kept<'a> {
+    candidates: &'a [Candidate],
+    places: &'a [u32],
+}
+
+impl<'a> Kept<'a> {
+    pub(super) fn iter(self) -> impl Iterator<Item = &'a Candidate> {
+        self.places
+            .iter()
+            .map(move |place| &self.candidates[*place as usize])
+    }
+
+    pub(super) fn at(self, place: usize) -> &'a Candidate {
+        &self.candidates[self.places[place] as usize]
+    }
+
+    pub(super) fn len(self) -> usize {
+        self.places.len()
+    }
+}
+
+/// What one run of a profile looks at.
+#[derive(Clone, Copy)]
+pub(super) struct Round<'a> {
+    pub(super) request: &'a RequestFacts,
+    pub(super) candidates: &'a [Candidate],
+    /// Whose turn it is among equals, and what draws are made from.
+    pub(super) turn: u64,
+}
+
+/// Runs the profile behind the gates: the one picked. `rows`, where wanted, becomes the score
+/// table.
 ///
 /// # Errors
-/// When no candidate passes the filters.
-pub fn run(
-    settings: &Settings,
-    config: &ProfileConfig,
-    filters: &[Filter],
-    request: &Request,
-    candidates: &[Candidate],
-    rotation: usize,
-) -> Result<(EndpointId, Vec<Row>), NoEndpoint> {
+/// When no candidate passes.
+pub(super) fn run<'a>(
+    profile: &Profile,
+    gates: &[Gate],
+    round: Round<'a>,
+    scratch: &mut Scratch,
+    mut rows: Option<&mut Vec<Row>>,
+) -> Result<&'a Candidate, NoEndpoint> {
+    let Round {
+        request,
+        candidates,
+        turn,
+    } = round;
     if candidates.is_empty() {
         return Err(NoEndpoint::PoolEmpty);
     }
-    let mut kept = candidates.to_vec();
-    let mut rows = Vec::new();
-    for filter in filters {
-        let (keep, drop): (Vec<_>, Vec<_>) = kept
-            .into_iter()
-            .partition(|candidate| filter.keeps(request, candidate));
-        rows.extend(drop.iter().map(|candidate| Row {
-            endpoint: candidate.id,
-            dropped_by: Some(filter.name()),
-            scores: Vec::new(),
-            total: 0.0,
-        }));
-        kept = keep;
-        if kept.is_empty() {
-            return Err(NoEndpoint::Filtered(filter.name()));
-        }
+    let Scratch { kept, totals, ties } = scratch;
+    if let Some(rows) = rows.as_deref_mut() {
+        rows.clear();
+        rows.extend(candidates.iter().map(|candidate| Row::new(candidate.id)));
     }
-    let mut totals = vec![0.0; kept.len()];
-    let mut scores = vec![Vec::new(); kept.len()];
-    for (kind, weight) in &config.scorers {
+    kept.clear();
+    kept.extend(0..candidates.len() as u32);
+    let mut retain = |name, keeps: &dyn Fn(&Candidate) -> bool| {
+        kept.retain(|place| {
+            let stays = keeps(&candidates[*place as usize]);
+            if let Some(rows) = rows.as_deref_mut().filter(|_| !stays) {
+                rows[*place as usize].dropped_by = Some(name);
+            }
+            stays
+        });
+        if kept.is_empty() {
+            return Err(NoEndpoint::Filtered(name));
+        }
+        Ok(())
+    };
+    for gate in gates {
+        retain(gate.name(), &|candidate| gate.keeps(request, candidate))?;
+    }
+    for filter in &profile.filters {
+        retain(filter.name(), &|candidate| filter.keeps(candidate))?;
+    }
+    let kept = Kept {
+        candidates,
+        places: kept,
+    };
+    totals.clear();
+    totals.resize(kept.len(), 0.0);
+    for weighted in &profile.scorers {
+        let weight = weighted.weight.get();
         // A weight of 0 is the same as no scorer.
-        if weight.0 == 0 {
+        if weight == 0.0 {
             continue;
         }
-        for (index, score) in scorer::score(*kind, settings, request, &kept)
-            .into_iter()
-            .enumerate()
-        {
-            totals[index] += score.get() * f64::from(weight.0);
-            scores[index].push((kind.stem(), score.get(), weight.0));
-        }
+        let mut place = 0;
+        weighted.scorer.score(request, kept, |score| {
+            totals[place] += score.get() * weight;
+            if let Some(rows) = rows.as_deref_mut() {
+                let row = &mut rows[kept.places[place] as usize];
+                row.scores
+                    .push((weighted.scorer.name(), score.get(), weight));
+                row.total = totals[place];
+            }
+            place += 1;
+        });
     }
-    let chosen = picker::max_score(&kept, &totals, rotation).ok_or(NoEndpoint::PoolEmpty)?;
-    let id = kept[chosen].id;
-    rows.extend(
-        kept.iter()
-            .zip(scores)
-            .zip(totals)
-            .map(|((candidate, scores), total)| Row {
-                endpoint: candidate.id,
-                dropped_by: None,
-                scores,
-                total,
-            }),
-    );
-    Ok((id, rows))
+    let picked = profile.picker.pick(kept, totals, turn, ties);
+    picked
+        .map(|place| &candidates[kept.places[place] as usize])
+        .ok_or(NoEndpoint::PoolEmpty)
 }

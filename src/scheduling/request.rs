@@ -1,16 +1,46 @@
-//! What scoring may know about a request. PURE data.
+//! What a decision may know about a request. PURE data.
 
 use std::net::{IpAddr, SocketAddr};
 
+/// Characters of prompt that make a token where only one of the two is known: what English
+/// text has in most vocabularies.
+const CHARS_PER_TOKEN: usize = 4;
+
 /// A request, reduced to what decisions depend on.
-#[derive(Clone, Debug, Default)]
-pub struct Request {
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RequestFacts {
     /// Characters of prompt; 0 when the body was not seen.
     pub prompt_chars: usize,
+    /// Tokens of prompt, where they are known.
+    pub prompt_tokens: Option<usize>,
+    /// One prompt, one sample and nothing that only the engine which computed the prompt can
+    /// answer (log-probabilities of the prompt): one transfer of KV cache can serve it.
+    pub one_transfer: bool,
     /// Hash of the session's name; the name itself never gets here.
     pub session: Option<u64>,
     /// Endpoints the gateway allows; `None` allows all.
     pub subset: Option<Vec<Allowed>>,
+}
+
+impl RequestFacts {
+    /// True when there is a prompt and it was seen.
+    pub fn has_prompt(&self) -> bool {
+        self.prompt_chars > 0 || self.prompt_tokens.is_some_and(|tokens| tokens > 0)
+    }
+
+    /// Characters of prompt, by its tokens where only those are known.
+    pub fn chars(&self) -> usize {
+        match (self.prompt_chars, self.prompt_tokens) {
+            (0, Some(tokens)) => tokens.saturating_mul(CHARS_PER_TOKEN),
+            (chars, _) => chars,
+        }
+    }
+
+    /// Tokens of prompt, by its characters where those are all that is known.
+    pub fn tokens(&self) -> usize {
+        self.prompt_tokens
+            .unwrap_or(self.prompt_chars / CHARS_PER_TOKEN)
+    }
 }
 
 /// One entry of a gateway's subset hint.

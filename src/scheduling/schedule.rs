@@ -1,79 +1,114 @@
-//! (settings, request, candidates, rotation) -> decision. PURE.
+//! (pipeline, request, candidates, turn) -> decision. PURE.
 
-use super::config::Settings;
-use super::decision::{Decision, NoEndpoint, PrefillBecause};
-use super::endpoint::{Candidate, Role};
-use super::filter::Filter;
-use super::profile;
-use super::request::Request;
+use super::decision::{Decision, Explanation, NoEndpoint, PrefillBecause};
+use super::endpoint::{Candidate, Signals};
+use super::filter::Gate;
+use super::pipeline::{Decider, Pipeline, ProfileHandler};
+use super::profile::{self, Round, Scratch};
+use super::request::RequestFacts;
 
-/// Decides where a request goes: decode first, then, when the part of the prompt that the
-/// decode endpoint does not hold is long enough, where its prompt is computed.
+/// Decides where a request goes: decode first, then, when the decider says so, where its
+/// prompt is computed. `turn` says whose turn it is among equals and is what random pickers
+/// draw from: the same turn gives the same decision.
 ///
 /// # Errors
 /// When no decode endpoint passes the filters. That no prefill endpoint does is no error:
 /// the decode engine computes the prompt itself.
 pub fn schedule(
-    settings: &Settings,
-    request: &Request,
+    pipeline: &Pipeline,
+    request: &RequestFacts,
     candidates: &[Candidate],
-    rotation: usize,
+    turn: u64,
+    scratch: &mut Scratch,
 ) -> Result<Decision, NoEndpoint> {
-    let filters = [Filter::Ready, Filter::Role(Role::Decode), Filter::Subset];
-    let (decode, explain) = profile::run(
-        settings,
-        &settings.decode,
-        &filters,
+    let round = Round {
         request,
         candidates,
-        rotation,
-    )?;
-    let mut decision = Decision {
-        decode,
-        prefill: None,
-        prefill_because: PrefillBecause::Off,
-        explain,
-        explain_prefill: Vec::new(),
+        turn,
     };
-    if !settings.pd_enabled || request.prompt_chars == 0 {
-        return Ok(decision);
-    }
-    let chosen = candidates.iter().find(|candidate| candidate.id == decode);
-    if chosen.is_some_and(|chosen| lacks(settings, request, chosen) < settings.pd_threshold as f64)
-    {
-        decision.prefill_because = PrefillBecause::BelowThreshold;
-        return Ok(decision);
-    }
-    let filters = [Filter::Ready, Filter::Role(Role::Prefill)];
-    let pods: Vec<Candidate> = candidates
-        .iter()
-        .filter(|candidate| candidate.role == Role::Prefill && candidate.id != decode)
-        .cloned()
-        .collect();
-    match profile::run(
-        settings,
-        &settings.prefill,
-        &filters,
-        request,
-        &pods,
-        rotation,
-    ) {
-        Ok((prefill, explain)) => {
-            decision.prefill = Some(prefill);
-            decision.prefill_because = PrefillBecause::Chosen;
-            decision.explain_prefill = explain;
-        }
-        Err(_) => decision.prefill_because = PrefillBecause::NoEndpoint,
-    }
-    Ok(decision)
+    decide(pipeline, round, scratch, None)
 }
 
-/// Characters of the prompt that the decode endpoint would have to compute.
-fn lacks(settings: &Settings, request: &Request, decode: &Candidate) -> f64 {
-    let hit = if settings.pd_cache_aware {
-        decode.hit()
-    } else {
-        0.0
+/// The same decision, and how it came about.
+///
+/// # Errors
+/// As [`schedule`].
+pub fn explain(
+    pipeline: &Pipeline,
+    request: &RequestFacts,
+    candidates: &[Candidate],
+    turn: u64,
+) -> Result<(Decision, Explanation), NoEndpoint> {
+    let round = Round {
+        request,
+        candidates,
+        turn,
     };
-    request.prompt_chars as f64 * (1.0 - hit.clamp(0.0, 1.0))
+    let mut explanation = Explanation::default();
+    let decision = decide(
+        pipeline,
+        round,
+        &mut Scratch::default(),
+        Some(&mut explanation),
+    )?;
+    Ok((decision, explanation))
+}
+
+fn decide(
+    pipeline: &Pipeline,
+    round: Round<'_>,
+    scratch: &mut Scratch,
+    mut explanation: Option<&mut Explanation>,
+) -> Result<Decision, NoEndpoint> {
+    let gates = [Gate::Ready, Gate::Subset];
+    let rows = explanation.as_deref_mut().map(|e| &mut e.decode);
+    let decode = profile::run(&pipeline.decode, &gates, round, scratch, rows)?;
+    let decided = |prefill, prefill_because| {
+        Ok(Decision {
+            decode: decode.id,
+            prefill,
+            prefill_because,
+        })
+    };
+    let ProfileHandler::Disagg { prefill, decider } = &pipeline.handler else {
+        return decided(None, PrefillBecause::Off);
+    };
+    if !round.request.has_prompt() {
+        return decided(None, PrefillBecause::Off);
+    }
+    if !round.request.one_transfer {
+        return decided(None, PrefillBecause::SeveralTransfers);
+    }
+    if !decider.wants(round.request, &decode.signals) {
+        return decided(None, PrefillBecause::BelowThreshold);
+    }
+    let gates = [Gate::Ready, Gate::Except(decode.id)];
+    let rows = explanation.map(|e| &mut e.prefill);
+    match profile::run(prefill, &gates, round, scratch, rows) {
+        Ok(prefill) => decided(Some(prefill.id), PrefillBecause::Chosen),
+        Err(_) => decided(None, PrefillBecause::NoEndpoint),
+    }
+}
+
+impl Decider {
+    /// True when the prompt is to be computed on an endpoint of its own.
+    fn wants(&self, request: &RequestFacts, decode: &Signals) -> bool {
+        let lacks = 1.0 - decode.hit().clamp(0.0, 1.0);
+        match *self {
+            Self::Always => true,
+            Self::CharThreshold { chars, cache_aware } => {
+                let lacks = if cache_aware { lacks } else { 1.0 };
+                request.chars() as f64 * lacks >= chars as f64
+            }
+            Self::PrefixBased {
+                non_cached_tokens,
+                prompt_tokens,
+            } => {
+                let tokens = request.tokens();
+                non_cached_tokens > 0
+                    && tokens >= prompt_tokens
+                    && tokens as f64 * lacks >= non_cached_tokens as f64
+            }
+        }
+    }
 }

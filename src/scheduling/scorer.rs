@@ -1,8 +1,14 @@
-//! Scorers: how much a candidate is to be preferred, from 0 to 1. PURE.
+//! Scorers: how much a candidate is to be preferred, from 0 to 1. PURE, and without an
+//! allocation: each score is handed to the caller as it is made.
 
-use super::config::{ScorerKind, Settings};
-use super::endpoint::{Candidate, EndpointId};
-use super::request::Request;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::endpoint::{Candidate, EndpointId, Signals};
+use super::profile::Kept;
+use super::request::RequestFacts;
 
 /// A preference: finite and from 0 to 1, by construction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
@@ -24,54 +30,167 @@ impl Score {
     }
 }
 
-/// Scores every candidate, in their order.
-pub fn score(
-    kind: ScorerKind,
-    settings: &Settings,
-    request: &Request,
-    candidates: &[Candidate],
-) -> Vec<Score> {
-    let each = |of: fn(&Candidate) -> f64| {
-        candidates
-            .iter()
-            .map(|candidate| Score::new(of(candidate)))
-            .collect()
-    };
-    match kind {
-        ScorerKind::Load => load(candidates),
-        ScorerKind::Session => session(settings.queue_threshold, request, candidates),
-        ScorerKind::Prefix => each(|candidate| candidate.prefix),
-        ScorerKind::KvCache => each(Candidate::hit),
+/// A scorer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scorer {
+    /// 1 for the least loaded, 0 for the most, in proportion between. Load is what this EPP
+    /// has in flight or what the engine says when that is more: the environment's load scorer.
+    LeastLoad,
+    /// The same by requests waiting.
+    Queue,
+    /// The same by requests running.
+    RunningRequests,
+    /// Share of the KV cache that is free.
+    KvUtilization,
+    /// 0.5 where nothing waits, down to 0 where as much as the threshold does; upstream never
+    /// gives more than a half.
+    LoadAware {
+        /// Requests waiting from which on the score is 0; at least 1.
+        queue_threshold: u64,
+    },
+    /// 1 for idle endpoints; the busy ones by what this EPP has in flight there.
+    ActiveRequests {
+        /// Requests in flight up to which an endpoint counts as idle.
+        idle_threshold: u64,
+        /// What a busy endpoint gets at most, from 0 to 1.
+        max_busy_score: f64,
+    },
+    /// Share of the prompt that this EPP has sent there before.
+    PrefixCache(MatchLength),
+    /// Share of the prompt that the engine's KV cache holds, as its events tell.
+    PreciseCache(MatchLength),
+    /// 1 for the session's home, 0 for the others; all 0 without a session.
+    SessionAffinity(SessionAffinity),
+}
+
+/// How much the length of a match counts beside the share of the prompt that it is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MatchLength {
+    /// From 0, only the share counts, to 1, only the length does.
+    pub weight: f64,
+    /// Tokens from which on a match is as long as any.
+    pub scale_tokens: u32,
+}
+
+impl Default for MatchLength {
+    fn default() -> Self {
+        Self {
+            weight: 0.0,
+            scale_tokens: 8192,
+        }
     }
 }
 
-/// 1 for the least loaded, 0 for the most, in proportion between; all 1 when equal.
-fn load(candidates: &[Candidate]) -> Vec<Score> {
-    let loads = || candidates.iter().map(Candidate::load);
-    let (Some(least), Some(most)) = (loads().min(), loads().max()) else {
-        return Vec::new();
-    };
-    let span = (most - least) as f64;
-    loads()
-        .map(|load| {
-            Score::new(if span == 0.0 {
-                1.0
-            } else {
-                (most - load) as f64 / span
-            })
-        })
-        .collect()
+/// How sessions are recognised and kept together.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SessionAffinity {
+    /// Headers looked at, in order, in lower case; the first one present names the session.
+    pub headers: Vec<String>,
+    /// How long a session stays with an endpoint after its last request.
+    pub sticky: Duration,
+    /// Requests waiting at an engine from which on it is saturated and its sessions move.
+    pub queue_threshold: u64,
 }
 
-/// 1 for the session's home, 0 for the others; all 0 without a session.
-fn session(queue_threshold: u64, request: &Request, candidates: &[Candidate]) -> Vec<Score> {
-    let home = request
-        .session
-        .and_then(|session| home(queue_threshold, session, candidates));
-    candidates
-        .iter()
-        .map(|candidate| Score::new(f64::from(u8::from(Some(candidate.id) == home))))
-        .collect()
+impl Scorer {
+    /// The type's name in configurations and explanations.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::LeastLoad => "least-load-scorer",
+            Self::Queue => "queue-scorer",
+            Self::RunningRequests => "running-requests-size-scorer",
+            Self::KvUtilization => "kv-cache-utilization-scorer",
+            Self::LoadAware { .. } => "load-aware-scorer",
+            Self::ActiveRequests { .. } => "active-request-scorer",
+            Self::PrefixCache(_) => "prefix-cache-scorer",
+            Self::PreciseCache(_) => "precise-prefix-cache-scorer",
+            Self::SessionAffinity(_) => "session-affinity-scorer",
+        }
+    }
+
+    /// Scores every candidate, in their order.
+    pub(super) fn score(&self, request: &RequestFacts, kept: Kept<'_>, mut put: impl FnMut(Score)) {
+        let mut each = |of: &dyn Fn(&Signals) -> f64| {
+            for candidate in kept.iter() {
+                put(Score::new(of(&candidate.signals)));
+            }
+        };
+        match self {
+            Self::LeastLoad => least(kept, Signals::load, put),
+            Self::Queue => least(kept, Signals::waiting, put),
+            Self::RunningRequests => least(kept, Signals::running, put),
+            // Of an engine that says nothing, nothing is known: neither better nor worse.
+            Self::KvUtilization => {
+                each(&|signals| signals.engine.map_or(0.5, |engine| 1.0 - engine.kv_usage));
+            }
+            Self::LoadAware { queue_threshold } => {
+                let limit = *queue_threshold;
+                each(&|signals| 0.5 * (1.0 - signals.waiting().min(limit) as f64 / limit as f64));
+            }
+            Self::ActiveRequests {
+                idle_threshold,
+                max_busy_score,
+            } => {
+                let most = kept
+                    .iter()
+                    .map(|candidate| candidate.signals.in_flight)
+                    .max();
+                let most = most.unwrap_or(0);
+                each(&|signals| {
+                    if signals.in_flight <= *idle_threshold {
+                        1.0
+                    } else {
+                        (most - signals.in_flight) as f64 / most as f64 * max_busy_score
+                    }
+                });
+            }
+            Self::PrefixCache(length) => {
+                let tokens = request.tokens() as f64;
+                each(&|signals| length.blend(signals.prefix, tokens));
+            }
+            Self::PreciseCache(length) => {
+                let tokens = request.tokens() as f64;
+                each(&|signals| length.blend(signals.hit(), tokens));
+            }
+            Self::SessionAffinity(affinity) => {
+                let home = request
+                    .session
+                    .and_then(|session| affinity.home(session, kept));
+                for candidate in kept.iter() {
+                    put(Score::new(f64::from(u8::from(Some(candidate.id) == home))));
+                }
+            }
+        }
+    }
+}
+
+impl MatchLength {
+    fn blend(&self, share: f64, prompt_tokens: f64) -> f64 {
+        if self.weight == 0.0 {
+            return share;
+        }
+        let length = (share * prompt_tokens / f64::from(self.scale_tokens)).min(1.0);
+        self.weight * length * length + (1.0 - self.weight) * share
+    }
+}
+
+/// 1 for those with least, 0 for those with most, in proportion between; all 1 when equal.
+fn least(kept: Kept<'_>, of: impl Fn(&Signals) -> u64, mut put: impl FnMut(Score)) {
+    let (mut min, mut max) = (u64::MAX, 0);
+    for candidate in kept.iter() {
+        let value = of(&candidate.signals);
+        min = min.min(value);
+        max = max.max(value);
+    }
+    let span = max.saturating_sub(min) as f64;
+    for candidate in kept.iter() {
+        let value = of(&candidate.signals);
+        put(Score::new(if span == 0.0 {
+            1.0
+        } else {
+            (max - value) as f64 / span
+        }));
+    }
 }
 
 /// Sessions an endpoint may have above its equal share before new ones go to the next:
@@ -79,36 +198,46 @@ fn session(queue_threshold: u64, request: &Request, candidates: &[Candidate]) ->
 /// <https://arxiv.org/abs/1608.01350>.
 const SHARE_SLACK: f64 = 1.25;
 
-/// Where a session belongs: the endpoint it is bound to, unless that is saturated; else the
-/// first in the session's own order of endpoints that is neither saturated nor has more
-/// sessions than its share. Every replica of the EPP computes the same order, and an
-/// endpoint that comes or goes moves only the sessions that move to or from it.
-fn home(queue_threshold: u64, session: u64, candidates: &[Candidate]) -> Option<EndpointId> {
-    let calm = |candidate: &&Candidate| !candidate.is_saturated(queue_threshold);
-    if let Some(bound) = candidates.iter().filter(calm).find(|c| c.bound) {
-        return Some(bound.id);
+impl SessionAffinity {
+    /// Where a session belongs: the endpoint it is bound to, unless that is saturated; else the
+    /// first in the session's own order of endpoints that is neither saturated nor has more
+    /// sessions than its share. Every replica of the EPP computes the same order, and an
+    /// endpoint that comes or goes moves only the sessions that move to or from it.
+    fn home(&self, session: u64, kept: Kept<'_>) -> Option<EndpointId> {
+        let calm = |candidate: &Candidate| candidate.signals.waiting() < self.queue_threshold;
+        let all: u64 = kept
+            .iter()
+            .map(|candidate| candidate.signals.sessions)
+            .sum();
+        let share = (SHARE_SLACK * (all + 1) as f64 / kept.len().max(1) as f64).ceil() as u64;
+        let claim = |candidate: &Candidate| match candidate.signals {
+            Signals { bound: true, .. } if calm(candidate) => Claim::Bound,
+            Signals { sessions, .. } if sessions < share && calm(candidate) => Claim::Room,
+            _ => Claim::None,
+        };
+        kept.iter()
+            .max_by_key(|candidate| (claim(candidate), rank(session, candidate.id)))
+            .map(|home| home.id)
     }
-    let all: u64 = candidates.iter().map(|candidate| candidate.sessions).sum();
-    let share = (SHARE_SLACK * (all + 1) as f64 / candidates.len().max(1) as f64).ceil() as u64;
-    let rank = |candidate: &&Candidate| mix(session, &candidate.id.to_string());
-    candidates
-        .iter()
-        .filter(calm)
-        .filter(|candidate| candidate.sessions < share)
-        .max_by_key(rank)
-        .or_else(|| candidates.iter().max_by_key(rank))
-        .map(|home| home.id)
 }
 
-/// FNV-1a over the endpoint, seeded by the session: stable across replicas and restarts,
-/// which `std`'s hasher does not promise.
-fn mix(seed: u64, text: &str) -> u64 {
-    let mut hash = seed ^ 0xcbf2_9ce4_8422_2325;
-    for byte in text.bytes() {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    // The last bytes of addresses differ least; spread them over all bits.
-    hash ^= hash >> 33;
-    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash ^ (hash >> 33)
+/// What an endpoint has going for it as a session's home, the strongest last.
+#[derive(Eq, Ord, PartialEq, PartialOrd)]
+enum Claim {
+    None,
+    Room,
+    Bound,
+}
+
+/// An endpoint's place in an order that the seed gives: the same in every replica and after
+/// every restart, which `std`'s hasher does not promise.
+pub(super) fn rank(seed: u64, id: EndpointId) -> u64 {
+    let mut bytes = [0; 18];
+    let address = match id.0.ip() {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    };
+    bytes[..16].copy_from_slice(&address.octets());
+    bytes[16..].copy_from_slice(&id.0.port().to_be_bytes());
+    xxh3_64_with_seed(&bytes, seed)
 }

@@ -18,7 +18,7 @@ use crate::scheduling::endpoint::EndpointId;
 
 /// How long an idle connection is kept: longer than the wait between scrapes, shorter than
 /// the keep-alive times of usual servers.
-const IDLE: Duration = Duration::from_secs(4);
+const IDLE: Duration = Duration::from_millis(4500);
 
 /// Why a scrape said nothing.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,7 @@ use super::{Context, Error, Workload, checks};
 use crate::contract;
 use crate::operator::names;
 use crate::operator::{builtin, merge};
-use crate::scheduling::config::Settings as EppSettings;
+use crate::scheduling::config::{SchedulingConfig, SettingOrigin};
 
 /// The EPP; `None` for an old-form base without one.
 pub(super) fn epp(context: &Context<'_>, routing: &Routing) -> Result<Option<Workload>, Error> {
@@ -121,7 +121,7 @@ pub(super) fn epp_settings(
     context: &Context<'_>,
     deployment: &Deployment,
     warnings: &mut Vec<String>,
-) -> Result<EppSettings, Error> {
+) -> Result<SchedulingConfig, Error> {
     let env: BTreeMap<String, String> = deployment
         .spec
         .template
@@ -133,21 +133,23 @@ pub(super) fn epp_settings(
         .filter_map(|entry| Some((entry.name.clone(), entry.value.clone()?)))
         .collect();
     let sources = Sources::epp(context);
-    let place = |name: &str| sources.env(contract::CONTAINER_EPP, name);
-    match EppSettings::from_env(&env) {
+    let place = |at: &SettingOrigin| match at {
+        SettingOrigin::Variable(name) => sources.env(contract::CONTAINER_EPP, name),
+    };
+    match SchedulingConfig::from_env(&env) {
         Ok((settings, notes)) => {
             // The Go EPP's own scorers are silent no-ops in a base of its own image.
             warnings.extend(notes.into_iter().map(|note| {
-                let place = place(&note.name);
+                let place = place(&note.at);
                 let line = place.line_note();
-                format!("{place}, env {} {}{line}", note.name, note.message)
+                format!("{place}, env {} {}{line}", note.at, note.message)
             }));
             Ok(settings)
         }
         Err(errors) => Err(Error::EppSettings {
             errors: errors
                 .into_iter()
-                .map(|error| (place(&error.name), error))
+                .map(|error| (place(&error.at), error))
                 .collect(),
         }),
     }

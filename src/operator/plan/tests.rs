@@ -175,8 +175,9 @@ fn the_epp_understands_the_settings_the_operator_renders() {
         .flatten()
         .filter_map(|e| Some((e.name.clone(), e.value.clone()?)))
         .collect();
-    let (settings, warnings) = crate::scheduling::config::Settings::from_env(&env).unwrap();
-    assert!(settings.pd_enabled && warnings.is_empty(), "{warnings:?}");
+    let (config, warnings) = crate::scheduling::config::SchedulingConfig::from_env(&env).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(config.pipeline.handler.name(), "disagg-profile-handler");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ use crate::epp::ext_proc::serve::ExternalProcessor;
 use crate::epp::gather;
 use crate::epp::metrics::EppMetrics;
 use crate::epp::session_key::SessionKeys;
-use crate::scheduling::config::Settings;
+use crate::scheduling::config::SchedulingConfig;
 use crate::scheduling::endpoint::{EndpointId, Role};
 use crate::telemetry::budget::Budget;
 use crate::telemetry::shutdown::Shutdown;
@@ -71,6 +72,7 @@ fn endpoint(number: u8) -> Discovered {
         id: EndpointId(([127, 9, 9, number], 1).into()),
         pod: format!("pod-{number}"),
         pod_uid: format!("uid-{number}"),
+        labels: Arc::default(),
         role: Role::Decode,
         ready: true,
     }
@@ -83,7 +85,7 @@ impl Epp {
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect();
-        let (settings, _) = Settings::from_env(&env).unwrap();
+        let (scheduling, _) = SchedulingConfig::from_env(&env).unwrap();
         let args = Args::try_parse_from(["epp", "--endpoints-file", "none"]).unwrap();
         let (datastore, shutdown) = (Datastore::default(), Shutdown::new());
         datastore.replace((1..=endpoints).map(endpoint).collect());
@@ -91,7 +93,7 @@ impl Epp {
         let metrics = EppMetrics::register(&mut registry);
         let knowledge = gather::start(
             &args,
-            &settings,
+            &scheduling,
             "ns/pool",
             &datastore,
             &mut registry,
@@ -99,13 +101,14 @@ impl Epp {
         )
         .unwrap();
         let director = Director::new(
-            settings,
+            Arc::new(scheduling.pipeline),
             datastore.clone(),
             knowledge,
-            Decisions::default(),
+            Some(Decisions::default()),
             metrics.clone(),
             SessionKeys::new(b"secret"),
             "id".to_owned(),
+            0,
         );
         let budget = Budget::new(given.budget_bytes);
         let bounds = Bounds {
