@@ -196,5 +196,21 @@ fn member<'a>(object: Option<Raw<'a>>, name: &str) -> Option<Raw<'a>> {
     whole(named.last().map(|member| member.value))
 }
 
+/// Asks everything that can be asked, of every API.
+#[cfg(test)]
+pub(crate) fn read_everything(body: &[u8]) {
+    let apis = Api::paths().iter().map(|(_, api)| Some(*api));
+    for api in apis.chain([None]) {
+        let request = Request::read(api, body, true);
+        let _ = (request.model(), request.streams(), request.streams_usage());
+        let _ = (request.max_tokens(), request.cache_salt());
+        let _ = (request.prompt_count(), request.one_transfer());
+        if let Some(prompt) = request.prompt() {
+            let _ = prompt.chars();
+            assert!(prompt.prefix_bytes(100).len() <= 100);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -319,10 +319,11 @@ fn start(text: &[u8]) -> usize {
     blanks_end(text, mark)
 }
 
-/// Offset behind blanks; control characters count as such.
+/// Offset behind blanks: JSON's four and no others. Were a NUL one, a text in UTF-16 would look
+/// like an object with other keys than those an engine finds.
 pub fn blanks_end(text: &[u8], at: usize) -> usize {
     let rest = text.get(at..).unwrap_or_default();
-    let blanks = rest.iter().take_while(|byte| **byte <= b' ').count();
+    let blanks = rest.iter().take_while(|byte| is_blank(**byte)).count();
     work::looked_at(blanks + 1);
     at + blanks
 }
@@ -347,7 +348,11 @@ fn value_end(text: &[u8], start: usize) -> (usize, bool) {
 
 /// True for bytes of numbers and words.
 fn is_scalar(byte: u8) -> bool {
-    byte > b' ' && !matches!(byte, b',' | b':' | b'"' | b'[' | b']' | b'{' | b'}')
+    !is_blank(byte) && !matches!(byte, b',' | b':' | b'"' | b'[' | b']' | b'{' | b'}')
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
 /// Offset of the quote that ends the text whose first byte is at `at`.
