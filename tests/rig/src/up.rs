@@ -44,10 +44,8 @@ pub struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.start_kill();
-        if let Some(dir) = self.temporary.take()
-            && std::env::var_os("RIG_KEEP").is_some()
-        {
-            eprintln!("rig: logs and state are kept in {}", dir.keep().display());
+        if let Some(temporary) = self.temporary.take() {
+            keep_if_asked(temporary);
         }
     }
 }
@@ -100,26 +98,48 @@ pub async fn start(args: &Args) -> Result<Running> {
         .prefix("rig-")
         .tempdir()
         .context("make a directory")?;
-    let paths = Paths::create(temporary.path())?;
-    let (mode, child, ready) = match args.net {
-        Some(mode) => launch(mode, args, &paths).await?.map(|(child, ready)| (mode, child, ready)),
-        None => if let Some((child, ready)) = launch(Mode::Namespace, args, &paths).await? { Some((Mode::Namespace, child, ready)) } else {
-            eprintln!("rig: user namespaces are forbidden here; pods share the host's loopback addresses instead");
-            launch(Mode::Loopback, args, &paths).await?.map(|(child, ready)| (Mode::Loopback, child, ready))
-        },
-    }
-    .context("user namespaces are forbidden here: run with RIG_NET=loopback")?;
-    let (api, gateway, envoy_admin) = match mode {
-        Mode::Loopback => (ready.api, ready.gateway, ready.envoy_admin),
-        Mode::Namespace => {
-            let socket = |name: &str| portal::outside(paths.sockets().join(name));
-            (
-                socket("api").await?,
-                socket("gateway").await?,
-                socket("envoy").await?,
-            )
+    match start_in(temporary.path(), args, tools).await {
+        Ok(mut running) => {
+            running.temporary = Some(temporary);
+            Ok(running)
         }
+        Err(error) => {
+            keep_if_asked(temporary);
+            Err(error)
+        }
+    }
+}
+
+fn keep_if_asked(temporary: tempfile::TempDir) {
+    if std::env::var_os("RIG_KEEP").is_some() {
+        let kept = temporary.keep();
+        eprintln!("rig: logs and state are kept in {}", kept.display());
+    }
+}
+
+async fn start_in(folder: &Path, args: &Args, tools: tools::Tools) -> Result<Running> {
+    let paths = Paths::create(folder)?;
+    let launched = match args.net {
+        Some(mode) => (mode, launch(mode, args, &paths).await?),
+        None => match launch(Mode::Namespace, args, &paths).await? {
+            Some(launched) => (Mode::Namespace, Some(launched)),
+            None => {
+                eprintln!(
+                    "rig: user namespaces are forbidden here; pods share the host's loopback addresses instead"
+                );
+                (Mode::Loopback, launch(Mode::Loopback, args, &paths).await?)
+            }
+        },
     };
+    let (mode, Some((child, ready))) = launched else {
+        bail!("user namespaces are forbidden here: run with RIG_NET=loopback");
+    };
+    let socket = |name: &str| portal::outside(paths.sockets().join(name));
+    let api = match mode {
+        Mode::Loopback => ready.api,
+        Mode::Namespace => socket(portal::API).await?,
+    };
+    let (gateway, envoy_admin) = (socket(portal::GATEWAY).await?, socket(portal::ENVOY).await?);
     let kubeconfig = outside_kubeconfig(&paths, api)?;
     Ok(Running {
         mode,
@@ -129,7 +149,7 @@ pub async fn start(args: &Args) -> Result<Running> {
         envoy_admin,
         tools,
         child,
-        temporary: Some(temporary),
+        temporary: None,
     })
 }
 
