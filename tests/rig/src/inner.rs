@@ -81,12 +81,8 @@ async fn serve(args: &Args, paths: &Paths) -> Result<()> {
     let world = World::watch(&control.client, args.mode);
     tokio::spawn(services::run(world.clone(), control.api));
     if args.mode == Mode::Namespace {
-        let (world, ip) = (world.clone(), net.dns_ip());
-        tokio::spawn(async move {
-            if let Err(error) = dns::run(world, ip).await {
-                tracing::error!(error = format!("{error:#}"), "DNS stopped");
-            }
-        });
+        let socket = dns::listen(net.dns_ip()).await?;
+        tokio::spawn(dns::run(world.clone(), socket));
     }
     node::start(node::Node {
         client: control.client.clone(),

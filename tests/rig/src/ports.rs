@@ -76,7 +76,7 @@ impl Port {
     pub fn owner(&self) -> Option<Owner> {
         match TcpListener::bind(self.address()) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                Some(Owner::of(self.address().port()))
+                Some(Owner::at(self.address()))
             }
             _ => None,
         }

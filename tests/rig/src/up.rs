@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
@@ -13,6 +14,9 @@ use crate::inner::{self, Ready};
 use crate::net::Mode;
 use crate::paths::Paths;
 use crate::{portal, process, tools};
+
+/// How long the cluster's programs may take to die.
+const END_LIMIT: Duration = Duration::from_secs(30);
 
 /// Flags of `up`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -45,7 +49,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.start_kill();
         if let Some(temporary) = self.temporary.take() {
-            keep_if_asked(temporary);
+            end(temporary);
         }
     }
 }
@@ -104,16 +108,30 @@ pub async fn start(args: &Args) -> Result<Running> {
             Ok(running)
         }
         Err(error) => {
-            keep_if_asked(temporary);
+            end(temporary);
             Err(error)
         }
     }
 }
 
-fn keep_if_asked(temporary: tempfile::TempDir) {
+/// Removes the run's directory, or says where it is kept.
+fn end(temporary: tempfile::TempDir) {
+    let folder = temporary.keep();
     if std::env::var_os("RIG_KEEP").is_some() {
-        let kept = temporary.keep();
-        eprintln!("rig: logs and state are kept in {}", kept.display());
+        eprintln!("rig: logs and state are kept in {}", folder.display());
+        return;
+    }
+    // Programs die a moment after the rig, and until then may still write.
+    let began = Instant::now();
+    while let Err(error) = std::fs::remove_dir_all(&folder) {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            return;
+        }
+        if began.elapsed() > END_LIMIT {
+            eprintln!("rig: cannot remove {}: {error}", folder.display());
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// Who has a port.
@@ -32,11 +33,11 @@ impl fmt::Display for Owner {
 }
 
 impl Owner {
-    /// Finds who has this port of 127.0.0.1.
-    pub(super) fn of(port: u16) -> Self {
+    /// Finds who has the port of this IPv4 address.
+    pub fn at(address: SocketAddr) -> Self {
         let sockets: Vec<Socket> = ["/proc/net/tcp", "/proc/net/tcp6"]
             .iter()
-            .flat_map(|table| sockets(&fs::read_to_string(table).unwrap_or_default(), port))
+            .flat_map(|table| sockets(&fs::read_to_string(table).unwrap_or_default(), address))
             .collect();
         let listening = sockets.iter().find(|socket| socket.listens);
         match listening.or_else(|| sockets.iter().find(|socket| socket.inode != 0)) {
@@ -52,13 +53,18 @@ struct Socket {
     listens: bool,
 }
 
-/// The sockets of one of the kernel's tables that keep others from this port of 127.0.0.1.
-fn sockets(table: &str, port: u16) -> Vec<Socket> {
+/// The sockets of one of the kernel's tables that keep others from this address.
+fn sockets(table: &str, address: SocketAddr) -> Vec<Socket> {
+    let IpAddr::V4(ip) = address.ip() else {
+        return Vec::new();
+    };
+    // The kernel prints the address as a number of its own byte order.
+    let taken = format!("{:08X}", u32::from_ne_bytes(ip.octets()));
     let socket = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let (address, hex) = fields.get(1)?.rsplit_once(':')?;
-        let mine = u16::from_str_radix(hex, 16).ok()? == port
-            && (address.ends_with("0100007F") || address.bytes().all(|digit| digit == b'0'));
+        let (ip, port) = fields.get(1)?.rsplit_once(':')?;
+        let mine = u16::from_str_radix(port, 16).ok()? == address.port()
+            && (ip.ends_with(&taken) || ip.bytes().all(|digit| digit == b'0'));
         mine.then_some(Socket {
             inode: fields.get(9)?.parse().ok()?,
             listens: *fields.get(3)? == "0A",
@@ -106,7 +112,8 @@ mod tests {
    3: 0000000000000000FFFF00000100007F:5208 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 4714 1
    4: 0100007F:5209 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 4715 1 0 100 0 0 10 0
 ";
-        let found: Vec<_> = sockets(table, 0x5208)
+        let address = SocketAddr::from(([127, 0, 0, 1], 0x5208));
+        let found: Vec<_> = sockets(table, address)
             .into_iter()
             .map(|socket| (socket.inode, socket.listens))
             .collect();
