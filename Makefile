@@ -65,6 +65,33 @@ test-unit: build ## Unit tests beside a real Redis, rules of the source tree, co
 test-cluster: build ## The programs together, on a real control plane, Envoy and Valkey.
 	RUST_LIB_BACKTRACE=0 $(CARGO) test --locked --test cluster -- --nocapture
 
+.PHONY: test-cluster-loop
+test-cluster-loop: build ## Run test-cluster N times in a row (20); LOAD=1 keeps every core busy meanwhile. Not part of CI.
+	@program=$$($(CARGO) test --locked --test cluster --no-run 2>&1 | tee /dev/stderr | sed -n 's/.*Executable.*(\(.*\))$$/\1/p'); \
+	load=(); \
+	trap 'for job in "$${load[@]}"; do kill "$$job" 2>/dev/null || true; done' EXIT; \
+	trap 'exit 130' INT TERM HUP; \
+	if [ "$(LOAD)" = 1 ]; then \
+		for _ in $$(seq "$$(nproc)"); do \
+			( while kill -0 $$$$ 2>/dev/null; do for _ in {1..100000}; do :; done; done ) & load+=($$!); \
+		done; \
+		echo "make: $${#load[@]} busy loops beside the tests"; \
+	fi; \
+	mkdir -p "$(TARGET)/reports"; \
+	passed=0; failed=0; \
+	for run in $$(seq "$(or $(N),20)"); do \
+		log="$(TARGET)/reports/cluster-$$run.log"; began=$$SECONDS; \
+		if RUST_LIB_BACKTRACE=0 "$$program" --nocapture >"$$log" 2>&1; then \
+			passed=$$((passed + 1)); result=passed; \
+		else \
+			failed=$$((failed + 1)); result=FAILED; \
+		fi; \
+		echo "make: run $$run $$result after $$((SECONDS - began)) s: $$log"; \
+		[ $$result = passed ] || grep -E '^test .* FAILED|^Error: ' "$$log" || tail -n 20 "$$log"; \
+	done; \
+	echo "$$passed passed, $$failed failed"; \
+	[ "$$failed" = 0 ]
+
 ##@ Clean up
 
 .PHONY: clean
@@ -73,4 +100,4 @@ clean: ## Remove build output (programs fetched for the rig stay in the user's c
 
 .PHONY: help
 help: ## This list.
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

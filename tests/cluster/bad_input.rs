@@ -58,6 +58,12 @@ async fn check(cluster: &Running, mistake: Mistake<'_>) -> Result<()> {
             },
         )
         .await?;
+    cluster
+        .wait_for(&format!("{what}: an event"), LIMIT, || async {
+            let told = warnings(cluster, model, words).await?;
+            Ok((told == 0).then(|| "none".to_owned()))
+        })
+        .await?;
     let before = operator_writes(cluster)?;
     ensure!(before > 0, "the audit log holds no write of the operator");
     tokio::time::sleep(WATCHED).await;
@@ -252,10 +258,13 @@ fn wrong_objects_are_told_once_and_harm_nothing() -> Result<()> {
         .await?;
         base(&cluster, "decodeDeployment", &good("decodeDeployment")).await?;
         ready(&cluster).await?;
-        ensure!(
-            decode_pods(&cluster).await? == pods,
-            "an image nobody has replaced pods that ran"
-        );
+        // Pods that never ran take their time to go; pods that ran would not come back.
+        cluster
+            .wait_for("only the decode pods that ran", LIMIT, || async {
+                let now = decode_pods(&cluster).await?;
+                Ok((now != pods).then(|| format!("{now:?}, not {pods:?}")))
+            })
+            .await?;
 
         foreign_objects_stay(&cluster).await?;
         let operator = cluster.get(&["pods", "-n", "llm-d-system"]).await?;

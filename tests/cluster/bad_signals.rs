@@ -1,16 +1,16 @@
 //! Engines that tell nonsense, and prefill engines that fail: each is counted where people look,
 //! and every request is still answered.
 
+use std::sync::{Mutex, PoisonError};
+
 use anyhow::{Result, ensure};
 use rig::up::Running;
 use serde_json::{Value, json};
 
 use crate::support::{
-    BASE, LIMIT, MODEL, NS, answers, manifest, on_cluster, patch, pod, serve_example, text,
+    BASE, EPP_METRICS, LIMIT, MODEL, NS, SERVING, answers, manifest, on_cluster, patch, pod,
+    routed, serve_example, text,
 };
-
-const SERVING: u16 = 8000;
-const EPP_METRICS: u16 = 9090;
 
 /// Pods of a role, by name.
 async fn engines(cluster: &Running, role: &str) -> Result<Vec<String>> {
@@ -34,17 +34,33 @@ async fn faults(cluster: &Running, pods: &[String], faults: &Value) -> Result<()
     Ok(())
 }
 
-/// Waits until a counter of the pod is above what it was, asking all the while: every request
-/// must be answered.
-async fn counted(cluster: &Running, pod: &str, port: u16, series: &str, before: f64) -> Result<()> {
+/// Gives the engines a fault until a counter of the EPP is above what it was, asking all the
+/// while: every request must be answered.
+async fn counted(
+    cluster: &Running,
+    epp: &str,
+    series: &str,
+    engines: &[String],
+    fault: &Value,
+) -> Result<()> {
+    let now = || cluster.pod_metric(NS, epp, EPP_METRICS, series);
+    let before = now().await?;
+    let refused = Mutex::new(Vec::new());
     cluster
         .wait_for(&format!("{series} to be counted"), LIMIT, || async {
+            // Again each time: an event that is published before the EPP listens is lost.
+            faults(cluster, engines, fault).await?;
             let answer = cluster.chat(MODEL, "still there?", false, &[]).await?;
-            ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
-            let now = cluster.pod_metric(NS, pod, port, series).await?;
+            if answer.status != 200 {
+                let said = format!("{}: {}", answer.status, answer.text());
+                refused.lock().unwrap_or_else(PoisonError::into_inner).push(said);
+            }
+            let now = now().await?;
             Ok((now <= before).then(|| format!("{now}")))
         })
         .await?;
+    let refused = refused.into_inner().unwrap_or_else(PoisonError::into_inner);
+    ensure!(refused.is_empty(), "{series}: refused meanwhile: {refused:?}");
     eprintln!("{series}: counted");
     Ok(())
 }
@@ -69,10 +85,8 @@ fn nonsense_from_engines_is_counted_and_requests_are_answered() -> Result<()> {
                 "llm_d_epp_kv_blocks_total{outcome=\"unknown_parent\"}".to_owned(),
             ),
         ] {
-            let before = cluster.pod_metric(NS, &epp, EPP_METRICS, &series).await?;
             let publish = json!({"events": {"publish": [oddity]}});
-            faults(&cluster, &decode, &publish).await?;
-            counted(&cluster, &epp, EPP_METRICS, &series, before).await?;
+            counted(&cluster, &epp, &series, &decode, &publish).await?;
         }
         for (page, outcome) in [
             ("huge", "too_large"),
@@ -81,9 +95,7 @@ fn nonsense_from_engines_is_counted_and_requests_are_answered() -> Result<()> {
             ("error", "status"),
         ] {
             let series = format!("llm_d_epp_scrapes_total{{outcome=\"{outcome}\"}}");
-            let before = cluster.pod_metric(NS, &epp, EPP_METRICS, &series).await?;
-            faults(&cluster, &decode, &json!({"metrics": page})).await?;
-            counted(&cluster, &epp, EPP_METRICS, &series, before).await?;
+            counted(&cluster, &epp, &series, &decode, &json!({"metrics": page})).await?;
         }
         Ok(())
     })
@@ -105,10 +117,7 @@ fn a_prefill_engine_that_fails_costs_no_request() -> Result<()> {
         base["data"]["decodeDeployment"] = decode.into();
         cluster.apply(&base).await?;
         cluster.apply(&manifest("modelservice.yaml")).await?;
-        cluster
-            .wait_condition(NS, MODEL, "Ready", "True", LIMIT)
-            .await?;
-        answers(&cluster).await?;
+        routed(&cluster).await?;
         ensure!(text(&base, "/metadata/name") == BASE);
         let (prefill, decode) = (
             engines(&cluster, "prefill").await?,

@@ -10,13 +10,12 @@ use serde_json::{Value, json};
 
 use crate::article::header_only_filter;
 use crate::support::{
-    BASE, LIMIT, MODEL, NS, manifest, on_cluster, patch, pod, root, serve_example, text,
+    BASE, EPP_METRICS, LIMIT, MODEL, NS, SERVING, every_epp_is_asked, gateway_knows_decode,
+    manifest, on_cluster, patch, pod, pods, root, serve_example, subscribed, text,
 };
 
 /// The figure the article reports, in percent.
 const ARTICLES_HIT_RATE: f64 = 87.4;
-const SERVING: u16 = 8000;
-const EPP_METRICS: u16 = 9090;
 
 /// Runs `llm-d-operator bench cache-hit` against the gateway and returns its outcome.
 async fn bench(cluster: &Running, label: &str, more: &[&str]) -> Result<Value> {
@@ -108,14 +107,6 @@ async fn set_epp(cluster: &Running, base: &str) -> Result<()> {
     new_engines(cluster).await
 }
 
-async fn pods(cluster: &Running, prefix: &str) -> Result<BTreeSet<String>> {
-    let names = crate::support::names(cluster, "pods").await?;
-    Ok(names
-        .into_iter()
-        .filter(|name| name.starts_with(prefix))
-        .collect())
-}
-
 async fn new_engines(cluster: &Running) -> Result<()> {
     let engines = async || -> Result<BTreeSet<String>> {
         let mut names = pods(cluster, "llama-3-2-1b-decode").await?;
@@ -136,29 +127,9 @@ async fn new_engines(cluster: &Running) -> Result<()> {
     cluster
         .wait_condition(NS, MODEL, "Ready", "True", LIMIT)
         .await?;
-    crate::support::gateway_knows_decode(cluster).await?;
+    gateway_knows_decode(cluster).await?;
     subscribed(cluster, 5).await?;
     every_epp_is_asked(cluster).await
-}
-
-/// Waits until every EPP sees that many ready endpoints of the decode role and hears them.
-async fn subscribed(cluster: &Running, decode: usize) -> Result<()> {
-    cluster
-        .wait_for("the EPP to know all engines", LIMIT, || async {
-            for epp in pods(cluster, "llama-3-2-1b-epp").await? {
-                let page = cluster.pod_page(NS, &epp, EPP_METRICS, "/metrics").await?;
-                let ready = page
-                    .lines()
-                    .find_map(|line| line.strip_prefix("llm_d_epp_endpoints{ready=\"true\"} "))
-                    .and_then(|count| count.parse::<usize>().ok())
-                    .unwrap_or_default();
-                if ready < decode {
-                    return Ok(Some(format!("{epp}: {ready} ready endpoints")));
-                }
-            }
-            Ok(None)
-        })
-        .await
 }
 
 const FAST: &[&str] = &["--sleep", "0.05", "--fresh"];
@@ -193,7 +164,7 @@ fn the_articles_test_and_each_scorer_alone() -> Result<()> {
             if off.contains(&prefix) && !off.contains(&kv) {
                 // An engine that published before the EPP listened is known incompletely: the
                 // run shows nothing about the events then, and is made again.
-                for _ in 0..2 {
+                for _ in 0..5 {
                     if events_alone_tell(&cluster).await.is_ok() {
                         break;
                     }
@@ -237,32 +208,6 @@ async fn events_alone_tell(cluster: &Running) -> Result<()> {
         "{from_engine} prompts had tokens: {page}"
     );
     Ok(())
-}
-
-/// Waits until the gateway asks every EPP there is: until it knows one, it balances by itself.
-async fn every_epp_is_asked(cluster: &Running) -> Result<()> {
-    let count = async |epp: &str| {
-        cluster
-            .pod_metric(NS, epp, EPP_METRICS, "llm_d_epp_requests_total")
-            .await
-    };
-    let mut before = BTreeMap::new();
-    for epp in pods(cluster, "llama-3-2-1b-epp").await? {
-        before.insert(epp.clone(), count(&epp).await?);
-    }
-    cluster
-        .wait_for("the gateway to ask every EPP", LIMIT, || async {
-            for _ in 0..before.len() * 4 {
-                cluster.chat(MODEL, "who decides?", false, &[]).await?;
-            }
-            for (epp, before) in &before {
-                if count(epp).await? <= *before {
-                    return Ok(Some(epp.clone()));
-                }
-            }
-            Ok(None)
-        })
-        .await
 }
 
 /// One report of all runs, for people.
@@ -468,6 +413,12 @@ fn a_session_moves_once_when_its_pod_dies() -> Result<()> {
                 Ok(endpoints.contains(&dead).then(|| format!("{endpoints:?}")))
             })
             .await?;
+        // The pod that came instead is chosen as soon as the EPP knows it; Envoy must know it too.
+        cluster
+            .wait_condition(NS, MODEL, "Ready", "True", LIMIT)
+            .await?;
+        gateway_knows_decode(&cluster).await?;
+        subscribed(&cluster, 5).await?;
         let mut after = Vec::new();
         for _ in 0..15 {
             after.push(turn(&cluster, &prompt, &headers).await?);

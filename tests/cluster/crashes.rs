@@ -69,9 +69,15 @@ async fn ask(cluster: Arc<Running>, stop: CancellationToken, asked: Arc<AtomicUs
     seen
 }
 
-fn kill(pid_file: &std::path::Path) -> Result<()> {
-    let pid = std::fs::read_to_string(pid_file)
-        .with_context(|| format!("read {}", pid_file.display()))?;
+/// Kills the process whose id is in this file; the rig keeps the file only while it lives.
+pub(crate) async fn kill(cluster: &Running, pid_file: &std::path::Path) -> Result<()> {
+    let read = || {
+        std::fs::read_to_string(pid_file).with_context(|| format!("read {}", pid_file.display()))
+    };
+    cluster
+        .wait_for("the process to live", LIMIT, || async { read().map(|_| None) })
+        .await?;
+    let pid = read()?;
     let status = std::process::Command::new("kill")
         .args(["-9", pid.trim()])
         .status()?;
@@ -100,15 +106,16 @@ async fn kill_container(
         ensure!(status["ready"] == true, "not ready");
         Ok(status["restartCount"].as_i64().unwrap_or_default())
     };
+    cluster
+        .wait_for(&format!("{name} to be ready"), LIMIT, || async {
+            restarts().await.map(|_| None)
+        })
+        .await?;
     let before = restarts().await?;
     let trickle = Trickle::start(cluster);
     trickle.go_on(cluster, 5).await?;
-    kill(
-        &cluster
-            .paths
-            .pods()
-            .join(format!("{namespace}_{name}/{container}.pid")),
-    )?;
+    let file = format!("{namespace}_{name}/{container}.pid");
+    kill(cluster, &cluster.paths.pods().join(file)).await?;
     cluster
         .wait_for(&format!("{name} to come back"), LIMIT, || async {
             let now = restarts().await?;
@@ -164,7 +171,8 @@ fn whatever_dies_comes_back_and_requests_go_on() -> Result<()> {
 
         let trickle = Trickle::start(&cluster);
         trickle.go_on(&cluster, 5).await?;
-        kill(&cluster.paths.state().join("kube-apiserver.pid"))?;
+        let file = cluster.paths.state().join("kube-apiserver.pid");
+        kill(&cluster, &file).await?;
         cluster
             .wait_for("the API server to come back", LIMIT, || async {
                 cluster

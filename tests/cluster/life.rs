@@ -1,6 +1,7 @@
 //! A ModelService over time: edits, scaling, removal of a part, idleness, deletion.
 
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use rig::up::Running;
@@ -13,6 +14,25 @@ use crate::support::{
 
 /// How long the operator is watched while nothing happens.
 const IDLE: Duration = Duration::from_mins(1);
+/// An operator that wrote nothing for so long has settled.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// Waits until the operator has said all it had to say of the start, and returns how much that
+/// was.
+async fn quiet(cluster: &Running) -> Result<usize> {
+    let last = Mutex::new((0, Instant::now()));
+    cluster
+        .wait_for("the operator to be quiet", LIMIT, || async {
+            let now = operator_writes(cluster)?;
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.0 != now {
+                *last = (now, Instant::now());
+            }
+            Ok((last.1.elapsed() < QUIET).then(|| format!("{now} writes")))
+        })
+        .await?;
+    operator_writes(cluster)
+}
 
 async fn to_zero_and_back(cluster: &Running) -> Result<()> {
     eprintln!("decode to 0 and back");
@@ -60,7 +80,7 @@ fn edits_roll_out_once_and_deletion_leaves_nothing() -> Result<()> {
         };
 
         eprintln!("an idle minute");
-        let before = operator_writes(&cluster)?;
+        let before = quiet(&cluster).await?;
         ensure!(before > 0, "the audit log holds no write of the operator");
         tokio::time::sleep(IDLE).await;
         let written = operator_writes(&cluster)? - before;

@@ -8,4 +8,5 @@ mod cache;
 mod chart;
 mod crashes;
 mod life;
+mod ports;
 mod support;

@@ -1,19 +1,26 @@
 //! What every scenario needs: a cluster with the operator installed and the article's model
 //! ready, changes of objects, and a trickle of requests. IO.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use rig::cluster::http;
 use rig::up::{self, Running};
 use serde_json::Value;
 
 pub(crate) const NS: &str = "llm-d";
 pub(crate) const MODEL: &str = "llama-3-2-1b";
 pub(crate) const BASE: &str = "basic-gpu-with-hybrid-cache";
-pub(crate) const LIMIT: Duration = Duration::from_mins(2);
+/// Where engines and their sidecars serve.
+pub(crate) const SERVING: u16 = 8000;
+/// The EPP's page.
+pub(crate) const EPP_METRICS: u16 = 9090;
+/// How long anything may take that must happen: minutes on a machine that is busy. Nothing waits
+/// longer than it has to.
+pub(crate) const LIMIT: Duration = Duration::from_mins(5);
 
 /// A scenario mostly waits: two clusters at once take little longer than one, more would make
 /// each other slow.
@@ -23,10 +30,10 @@ static RUNNING: Mutex<usize> = Mutex::new(0);
 static ENDED: Condvar = Condvar::new();
 
 /// A cluster's turn; it ends when this is dropped.
-struct Turn;
+pub(crate) struct Turn;
 
 impl Turn {
-    fn wait() -> Self {
+    pub(crate) fn wait() -> Self {
         let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         let mut running = ENDED
             .wait_while(running, |running| *running >= AT_ONCE)
@@ -93,11 +100,22 @@ pub(crate) async fn serve_example(cluster: &Running) -> Result<()> {
     cluster
         .kubectl(&["apply", "-f", &example().display().to_string()])
         .await?;
+    routed(cluster).await
+}
+
+/// Engines of the example: three of decode, two of prefill.
+pub(crate) const ENGINES: usize = 5;
+
+/// Waits until the model is Ready and everything on the way to it knows all engines: each part
+/// hears of a pod at a time of its own.
+pub(crate) async fn routed(cluster: &Running) -> Result<()> {
     cluster
         .wait_condition(NS, MODEL, "Ready", "True", LIMIT)
         .await?;
     gateway_knows_decode(cluster).await?;
-    gateway_asks(cluster).await
+    gateway_obeys(cluster).await?;
+    gateway_asks(cluster).await?;
+    subscribed(cluster, ENGINES).await
 }
 
 const EPP_CLUSTER: &str = "outbound|9002||llama-3-2-1b-epp-service.llm-d.svc.cluster.local";
@@ -117,6 +135,27 @@ async fn gateway_asks(cluster: &Running) -> Result<()> {
 
 /// Envoy's name of the decode engines.
 const DECODE_CLUSTER: &str = "outbound|8000||llama-3-2-1b-service-decode.llm-d.svc.cluster.local";
+
+/// Waits until Envoy sends requests where the EPP says: it takes the filter that asks and the
+/// cluster that obeys one by one.
+pub(crate) async fn gateway_obeys(cluster: &Running) -> Result<()> {
+    cluster
+        .wait_for("Envoy to obey the EPP", LIMIT, || async {
+            let page = "/config_dump?resource=dynamic_active_clusters";
+            let answer = http(cluster.envoy_admin, "GET", page, &[], "").await?;
+            let dump: Value = serde_json::from_str(&answer.text()).context("read the clusters")?;
+            let configs = dump["configs"].as_array().into_iter().flatten();
+            let decode = configs
+                .filter(|config| config["cluster"]["name"] == DECODE_CLUSTER)
+                .map(|config| config["cluster"]["load_balancing_policy"].to_string())
+                .next();
+            let obeys = decode
+                .as_ref()
+                .is_some_and(|policy| policy.contains("override_host"));
+            Ok((!obeys).then(|| format!("the policy of its cluster: {decode:?}")))
+        })
+        .await
+}
 
 /// Waits until Envoy knows exactly the decode pods there are: it hears of a pod a moment after
 /// the EPP, and a choice that it does not know is balanced like any other request.
@@ -138,6 +177,61 @@ pub(crate) async fn gateway_knows_decode(cluster: &Running) -> Result<()> {
                 .into_iter()
                 .collect();
             Ok((pods != known).then(|| format!("{known:?} of {pods:?}")))
+        })
+        .await
+}
+
+/// Names of pods that start so.
+pub(crate) async fn pods(cluster: &Running, prefix: &str) -> Result<BTreeSet<String>> {
+    let names = names(cluster, "pods").await?;
+    Ok(names
+        .into_iter()
+        .filter(|name| name.starts_with(prefix))
+        .collect())
+}
+
+/// Waits until every EPP sees that many ready engines.
+pub(crate) async fn subscribed(cluster: &Running, engines: usize) -> Result<()> {
+    cluster
+        .wait_for("the EPP to know all engines", LIMIT, || async {
+            for epp in pods(cluster, "llama-3-2-1b-epp").await? {
+                let page = cluster.pod_page(NS, &epp, EPP_METRICS, "/metrics").await?;
+                let ready = page
+                    .lines()
+                    .find_map(|line| line.strip_prefix("llm_d_epp_endpoints{ready=\"true\"} "))
+                    .and_then(|count| count.parse::<usize>().ok())
+                    .unwrap_or_default();
+                if ready < engines {
+                    return Ok(Some(format!("{epp}: {ready} ready endpoints")));
+                }
+            }
+            Ok(None)
+        })
+        .await
+}
+
+/// Waits until the gateway asks every EPP there is: until it knows one, it balances by itself.
+pub(crate) async fn every_epp_is_asked(cluster: &Running) -> Result<()> {
+    let count = async |epp: &str| {
+        cluster
+            .pod_metric(NS, epp, EPP_METRICS, "llm_d_epp_requests_total")
+            .await
+    };
+    let mut before = BTreeMap::new();
+    for epp in pods(cluster, "llama-3-2-1b-epp").await? {
+        before.insert(epp.clone(), count(&epp).await?);
+    }
+    cluster
+        .wait_for("the gateway to ask every EPP", LIMIT, || async {
+            for _ in 0..before.len() * 4 {
+                cluster.chat(MODEL, "who decides?", false, &[]).await?;
+            }
+            for (epp, before) in &before {
+                if count(epp).await? <= *before {
+                    return Ok(Some(epp.clone()));
+                }
+            }
+            Ok(None)
         })
         .await
 }

@@ -22,6 +22,10 @@ pub const OPERATOR_NAMESPACE: &str = "llm-d-system";
 /// The Gateway of the article.
 pub const GATEWAY: &str = "llm-d-gateway";
 
+/// How long one request may take, and one look of a wait: a peer that hangs must not stop a wait
+/// for ever.
+const REQUEST_LIMIT: Duration = Duration::from_mins(3);
+
 /// One answer of the gateway.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -43,13 +47,26 @@ impl Answer {
 /// Sends one HTTP request on a connection of its own.
 ///
 /// # Errors
-/// When there is no answer.
+/// When there is no whole answer in three minutes.
 pub async fn http(
     address: SocketAddr,
     method: &str,
     path: &str,
     headers: &[(&str, &str)],
     body: impl Into<Bytes>,
+) -> Result<Answer> {
+    let answer = exchange(address, method, path, headers, body.into());
+    tokio::time::timeout(REQUEST_LIMIT, answer)
+        .await
+        .with_context(|| format!("{method} {path}: no answer in {REQUEST_LIMIT:?}"))?
+}
+
+async fn exchange(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Bytes,
 ) -> Result<Answer> {
     let stream = TcpStream::connect(address)
         .await
@@ -64,9 +81,7 @@ pub async fn http(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let response = sender
-        .send_request(request.body(Full::new(body.into()))?)
-        .await?;
+    let response = sender.send_request(request.body(Full::new(body))?).await?;
     let (parts, body) = response.into_parts();
     let body = body.collect().await?.to_bytes();
     connection.abort();
@@ -93,7 +108,7 @@ impl Running {
             "--create-namespace",
             "--wait",
             "--timeout",
-            "120s",
+            "600s",
         ];
         for value in values {
             args.extend(["--set", value]);
@@ -161,10 +176,11 @@ impl Running {
         let began = Instant::now();
         loop {
             // `None`: it holds. `Some`: how far it is.
-            let seen = match holds().await {
-                Ok(None) => return Ok(()),
-                Ok(Some(seen)) => seen,
-                Err(error) => format!("{error:#}"),
+            let seen = match tokio::time::timeout(REQUEST_LIMIT, holds()).await {
+                Ok(Ok(None)) => return Ok(()),
+                Ok(Ok(Some(seen))) => seen,
+                Ok(Err(error)) => format!("{error:#}"),
+                Err(_) => format!("a look did not end in {REQUEST_LIMIT:?}"),
             };
             if began.elapsed() > limit {
                 bail!("{what}: not after {} s: {seen}", limit.as_secs());

@@ -2,9 +2,9 @@
 //! certificates and kubeconfigs. IO.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
@@ -16,16 +16,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::net::{Mode, Net};
 use crate::paths::Paths;
-use crate::process::{self, Spec};
+use crate::portal;
+use crate::ports::Port;
+use crate::process::Spec;
+use crate::supervise::{Life, supervise, supervise_on_a_port};
 use crate::tools::Tools;
 
-/// How long the API server may take to answer.
-const READY_LIMIT: Duration = Duration::from_secs(90);
+/// How long the API server may take to answer: minutes on a machine that is busy.
+const READY_LIMIT: Duration = Duration::from_mins(5);
+
+/// As many of a program's ends are told when it never ran.
+const ENDS_TOLD: usize = 5;
 
 /// A running control plane.
 #[derive(Clone)]
 pub struct ControlPlane {
-    /// Where the API server listens.
+    /// Where the API server is reached, wherever it listens itself.
     pub api: SocketAddr,
     /// The certificate authority.
     pub ca_pem: PathBuf,
@@ -44,59 +50,23 @@ pub async fn start(
     stop: &CancellationToken,
 ) -> Result<ControlPlane> {
     let state = paths.state();
-    let (api_port, etcd_port, peer_port) = (free_port()?, free_port()?, free_port()?);
-    let api = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), api_port);
-    let pki = Pki::create(&state, net)?;
-    let etcd_url = format!("http://127.0.0.1:{etcd_port}");
-    let peer_url = format!("http://127.0.0.1:{peer_port}");
-    supervise(
-        stop,
-        "etcd",
-        Spec {
-            program: tools.etcd.clone(),
-            args: strings(&[
-                "--unsafe-no-fsync",
-                "--log-level=warn",
-                &format!("--data-dir={}", state.join("etcd").display()),
-                &format!("--listen-client-urls={etcd_url}"),
-                &format!("--advertise-client-urls={etcd_url}"),
-                &format!("--listen-peer-urls={peer_url}"),
-                &format!("--initial-advertise-peer-urls={peer_url}"),
-                &format!("--initial-cluster=default={peer_url}"),
-            ]),
-            ..spec(paths, "etcd")
-        },
-    );
     let file = |name: &str| state.join(name).display().to_string();
+    let pki = Pki::create(&state, net)?;
+    // Unix sockets: etcd's ports could be lost, and nobody else needs them.
+    let etcd_url = format!("unix://{}", paths.sockets().join("etcd").display());
+    let etcd = supervise(stop, "etcd", etcd_spec(tools, paths, &etcd_url));
     fs::write(state.join("audit.yaml"), AUDIT_POLICY)?;
-    supervise(
-        stop,
-        "kube-apiserver",
-        Spec {
-            program: tools.controlplane.clone(),
-            args: strings(&[
-                "kube-apiserver",
-                &format!("--etcd-servers={etcd_url}"),
-                &format!("--secure-port={api_port}"),
-                "--bind-address=127.0.0.1",
-                &format!("--advertise-address={}", advertised(net)),
-                "--endpoint-reconciler-type=none",
-                &format!("--cert-dir={}", file("certs")),
-                &format!("--tls-cert-file={}", file("apiserver.pem")),
-                &format!("--tls-private-key-file={}", file("apiserver.key")),
-                &format!("--client-ca-file={}", file("ca.pem")),
-                "--service-account-issuer=https://kubernetes.default.svc",
-                &format!("--service-account-key-file={}", file("sa.pub")),
-                &format!("--service-account-signing-key-file={}", file("sa.key")),
-                &format!("--service-cluster-ip-range={}", net.service_cidr()),
-                "--authorization-mode=RBAC",
-                "--allow-privileged=true",
-                &format!("--audit-policy-file={}", file("audit.yaml")),
-                &format!("--audit-log-path={}", file("audit.log")),
-            ]),
-            ..spec(paths, "kube-apiserver")
-        },
-    );
+    let (program, advertised) = (tools.controlplane.clone(), advertised(net));
+    let (own, services) = (paths.clone(), net.service_cidr());
+    let (server, place) =
+        supervise_on_a_port(stop, "kube-apiserver", Port::choose()?, move |address| {
+            Spec {
+                program: program.clone(),
+                args: api_server_args(&own, &etcd_url, address, advertised, &services),
+                ..spec(&own, "kube-apiserver")
+            }
+        });
+    let api = portal::front(place).await?;
     let admin = pki.kubeconfig(
         paths.admin_kubeconfig().as_path(),
         api,
@@ -104,21 +74,10 @@ pub async fn start(
         Some("system:masters"),
     )?;
     let client = admin_client(&admin).await?;
-    wait_ready(&client, paths).await?;
-    for (component, user, extra) in [
-        (
-            "kube-controller-manager",
-            "system:kube-controller-manager",
-            vec![
-                format!("--service-account-private-key-file={}", file("sa.key")),
-                format!("--root-ca-file={}", file("ca.pem")),
-                "--use-service-account-credentials=true".to_owned(),
-                "--kube-api-qps=300".to_owned(),
-                "--kube-api-burst=600".to_owned(),
-                controllers(net).to_owned(),
-            ],
-        ),
-        ("kube-scheduler", "system:kube-scheduler", vec![]),
+    wait_ready(&client, paths, [etcd, server]).await?;
+    for (component, user) in [
+        ("kube-controller-manager", "system:kube-controller-manager"),
+        ("kube-scheduler", "system:kube-scheduler"),
     ] {
         let kubeconfig = pki.kubeconfig(
             &state.join(format!("{component}.kubeconfig")),
@@ -126,39 +85,89 @@ pub async fn start(
             user,
             None,
         )?;
+        let kubeconfig = kubeconfig.display();
         let mut args = strings(&[
             component,
-            &format!("--kubeconfig={}", kubeconfig.display()),
+            &format!("--kubeconfig={kubeconfig}"),
             "--leader-elect=false",
-            "--bind-address=127.0.0.1",
-            &format!("--secure-port={}", free_port()?),
+            // Nobody reads their pages.
+            "--secure-port=0",
         ]);
         if component == "kube-scheduler" {
-            args.push(format!(
-                "--authentication-kubeconfig={}",
-                kubeconfig.display()
-            ));
-            args.push(format!(
-                "--authorization-kubeconfig={}",
-                kubeconfig.display()
-            ));
+            args.push(format!("--authentication-kubeconfig={kubeconfig}"));
+            args.push(format!("--authorization-kubeconfig={kubeconfig}"));
+        } else {
+            args.extend(strings(&[
+                &format!("--service-account-private-key-file={}", file("sa.key")),
+                &format!("--root-ca-file={}", file("ca.pem")),
+                "--use-service-account-credentials=true",
+                "--kube-api-qps=300",
+                "--kube-api-burst=600",
+                controllers(net),
+            ]));
         }
-        args.extend(extra);
-        supervise(
-            stop,
-            component,
-            Spec {
-                program: tools.controlplane.clone(),
-                args,
-                ..spec(paths, component)
-            },
-        );
+        let spec = Spec {
+            program: tools.controlplane.clone(),
+            args,
+            ..spec(paths, component)
+        };
+        supervise(stop, component, spec);
     }
     Ok(ControlPlane {
         api,
         ca_pem: state.join("ca.pem"),
         client,
     })
+}
+
+fn etcd_spec(tools: &Tools, paths: &Paths, clients: &str) -> Spec {
+    let data = paths.state().join("etcd");
+    let peers = format!("unix://{}", paths.sockets().join("etcd-peers").display());
+    Spec {
+        program: tools.etcd.clone(),
+        args: strings(&[
+            "--unsafe-no-fsync",
+            "--log-level=warn",
+            &format!("--data-dir={}", data.display()),
+            &format!("--listen-client-urls={clients}"),
+            &format!("--listen-peer-urls={peers}"),
+            // Only other members would connect to these, and there are none.
+            "--advertise-client-urls=http://localhost:2379",
+            "--initial-advertise-peer-urls=http://localhost:2380",
+            "--initial-cluster=default=http://localhost:2380",
+        ]),
+        ..spec(paths, "etcd")
+    }
+}
+
+fn api_server_args(
+    paths: &Paths,
+    etcd: &str,
+    address: SocketAddr,
+    advertised: IpAddr,
+    services: &str,
+) -> Vec<String> {
+    let file = |name: &str| paths.state().join(name).display().to_string();
+    strings(&[
+        "kube-apiserver",
+        &format!("--etcd-servers={etcd}"),
+        &format!("--secure-port={}", address.port()),
+        &format!("--bind-address={}", address.ip()),
+        &format!("--advertise-address={advertised}"),
+        "--endpoint-reconciler-type=none",
+        &format!("--cert-dir={}", file("certs")),
+        &format!("--tls-cert-file={}", file("apiserver.pem")),
+        &format!("--tls-private-key-file={}", file("apiserver.key")),
+        &format!("--client-ca-file={}", file("ca.pem")),
+        "--service-account-issuer=https://kubernetes.default.svc",
+        &format!("--service-account-key-file={}", file("sa.pub")),
+        &format!("--service-account-signing-key-file={}", file("sa.key")),
+        &format!("--service-cluster-ip-range={services}"),
+        "--authorization-mode=RBAC",
+        "--allow-privileged=true",
+        &format!("--audit-policy-file={}", file("audit.yaml")),
+        &format!("--audit-log-path={}", file("audit.log")),
+    ])
 }
 
 /// Writes are what tests count; reads would fill the disk.
@@ -209,45 +218,6 @@ fn strings(items: &[&str]) -> Vec<String> {
     items.iter().map(|item| (*item).to_owned()).collect()
 }
 
-/// Keeps a process running until told to stop; one that dies comes back, as it would
-/// under a real node's service manager.
-pub fn supervise(stop: &CancellationToken, name: &str, spec: Spec) {
-    let (stop, name) = (stop.clone(), name.to_owned());
-    tokio::spawn(async move {
-        loop {
-            match process::spawn(&spec) {
-                Ok(mut child) => {
-                    tokio::select! {
-                        () = stop.cancelled() => {
-                            let _ = child.kill().await;
-                            return;
-                        }
-                        status = child.wait() => {
-                            tracing::warn!(name, ?status, log = %spec.log.display(), "ended; starting it again");
-                        }
-                    }
-                }
-                Err(error) => tracing::error!(name, error = format!("{error:#}"), "cannot start"),
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(Duration::from_secs(1)) => {}
-            }
-        }
-    });
-}
-
-/// A port nobody listens on now.
-///
-/// # Errors
-/// When there is none.
-pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .context("find a free port")?
-        .local_addr()?
-        .port())
-}
-
 async fn admin_client(kubeconfig: &Path) -> Result<kube::Client> {
     let file = kube::config::Kubeconfig::read_from(kubeconfig)?;
     let mut config =
@@ -257,27 +227,46 @@ async fn admin_client(kubeconfig: &Path) -> Result<kube::Client> {
     Ok(kube::Client::try_from(config)?)
 }
 
-async fn wait_ready(client: &kube::Client, paths: &Paths) -> Result<()> {
-    let started = Instant::now();
-    loop {
-        let request = http::Request::get("/readyz").body(Vec::new())?;
-        match client.request_text(request).await {
-            Ok(text) if text == "ok" => return Ok(()),
-            _ if started.elapsed() > READY_LIMIT => {
-                bail!(
-                    "the API server is not ready after {READY_LIMIT:?}:\n{}",
-                    tail(&paths.logs().join("kube-apiserver.log"))
-                );
+async fn wait_ready(client: &kube::Client, paths: &Paths, parts: [Life; 2]) -> Result<()> {
+    let failed = |why: &str| {
+        let mut text = format!("the API server is not ready: {why}");
+        for (part, name) in parts.iter().zip(["etcd", "kube-apiserver"]) {
+            let ends = part.ends();
+            for end in ends.iter().skip(ends.len().saturating_sub(ENDS_TOLD)) {
+                text += &format!("\n{end}");
             }
-            _ => tokio::time::sleep(Duration::from_millis(200)).await,
+            let log = paths.logs().join(format!("{name}.log"));
+            text += &format!("\nthe end of {}:\n{}", log.display(), tail(&log));
         }
+        text
+    };
+    let ready = async {
+        loop {
+            let request = http::Request::get("/readyz").body(Vec::new())?;
+            if client
+                .request_text(request)
+                .await
+                .is_ok_and(|text| text == "ok")
+            {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let given_up = futures::future::select_all(parts.iter().map(|part| Box::pin(part.given_up())));
+    tokio::select! {
+        ready = tokio::time::timeout(READY_LIMIT, ready) => match ready {
+            Ok(ready) => ready,
+            Err(_) => bail!(failed(&format!("{READY_LIMIT:?} are over"))),
+        },
+        _ = given_up => bail!(failed("it was given up")),
     }
 }
 
 /// The last lines of a log.
 pub fn tail(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().rev().take(30).collect();
+    let lines: Vec<&str> = text.lines().rev().take(15).collect();
     lines.into_iter().rev().collect::<Vec<_>>().join("\n")
 }
 

@@ -17,6 +17,9 @@ const GROUPS: &[&str] = &[
     "networking.istio.io",
 ];
 
+/// How long the API server may take to establish them, on a machine that is busy.
+const LIMIT: Duration = Duration::from_mins(5);
+
 /// Applies every CRD in the files and waits until they can be used.
 ///
 /// # Errors
@@ -65,7 +68,7 @@ pub async fn apply(client: &Client, files: &[PathBuf]) -> Result<()> {
         if names.iter().all(established) {
             return Ok(());
         }
-        if started.elapsed() > Duration::from_mins(1) {
+        if started.elapsed() > LIMIT {
             bail!(
                 "these CRDs are not established: {:?}",
                 names

@@ -16,14 +16,18 @@ use crate::world::World;
 const DOMAIN: &str = "svc.cluster.local";
 const TTL_SECONDS: u32 = 5;
 
-/// Answers on UDP port 53 of `ip` for as long as the rig runs.
+/// Binds UDP port 53 of `ip`.
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub async fn run(world: World, ip: IpAddr) -> Result<()> {
-    let socket = UdpSocket::bind(SocketAddr::new(ip, 53))
+pub async fn listen(ip: IpAddr) -> Result<UdpSocket> {
+    UdpSocket::bind(SocketAddr::new(ip, 53))
         .await
-        .context("bind the DNS port")?;
+        .with_context(|| format!("bind the DNS port of {ip}"))
+}
+
+/// Answers for as long as the rig runs.
+pub async fn run(world: World, socket: UdpSocket) {
     let mut buffer = [0; 512];
     loop {
         let Ok((length, client)) = socket.recv_from(&mut buffer).await else {

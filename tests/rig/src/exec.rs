@@ -16,12 +16,17 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::netlink;
 
-/// Becomes `program`: dies with the rig, enters `netns`, sees `mounts`
+/// Becomes `program`: dies with the rig (process `parent`), enters `netns`, sees `mounts`
 /// (`ro|rw:source:target`).
 ///
 /// # Errors
 /// Only returns when something failed before the program started.
-pub fn exec(netns: Option<&Path>, mounts: &[String], command: &[String]) -> Result<Infallible> {
+pub fn exec(
+    parent: Option<u32>,
+    netns: Option<&Path>,
+    mounts: &[String],
+    command: &[String],
+) -> Result<Infallible> {
     if let Some(path) = netns {
         let file = fs::File::open(path)
             .with_context(|| format!("open network namespace {}", path.display()))?;
@@ -32,6 +37,10 @@ pub fn exec(netns: Option<&Path>, mounts: &[String], command: &[String]) -> Resu
     }
     // After every change of credentials: those clear it.
     die_with_parent()?;
+    let now = std::os::unix::process::parent_id();
+    if parent.is_some_and(|parent| parent != now) {
+        bail!("the rig ended before this program started");
+    }
     let (program, args) = command.split_first().context("no program given")?;
     let error = Command::new(program).args(args).exec();
     Err(error).with_context(|| format!("start {program}"))

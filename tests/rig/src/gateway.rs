@@ -19,15 +19,24 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::controlplane;
 use crate::paths::Paths;
 use crate::process::Spec;
+use crate::supervise::supervise;
 use crate::world::{self, World};
 
 /// The controller's name that the GatewayClass carries.
 pub const CONTROLLER: &str = "istio.io/gateway-controller";
 /// The GatewayClass.
 pub const CLASS: &str = "istio";
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// On an address of the cluster's own network.
+    Address(SocketAddr),
+    /// On a Unix socket, where the network is not the cluster's own: its ports belong to others.
+    Socket(PathBuf),
+}
 
 /// What the gateway needs.
 pub struct Gateway {
@@ -40,9 +49,9 @@ pub struct Gateway {
     /// This run's directory.
     pub paths: Paths,
     /// Where the first listener of the first Gateway listens.
-    pub listen: SocketAddr,
-    /// Envoy's administration page.
-    pub admin: SocketAddr,
+    pub listen: Listen,
+    /// The Unix socket of Envoy's administration page.
+    pub admin: PathBuf,
     /// Ends Envoy.
     pub stop: CancellationToken,
 }
@@ -66,8 +75,8 @@ pub async fn start(gateway: Gateway) -> Result<()> {
         &Patch::Apply(&class),
     )
     .await?;
-    let files = files::Files::create(&gateway.paths, gateway.admin)?;
-    controlplane::supervise(
+    let files = files::Files::create(&gateway.paths, &gateway.admin)?;
+    supervise(
         &gateway.stop,
         "envoy",
         Spec {
@@ -98,7 +107,7 @@ async fn follow(gateway: Gateway, mut files: files::Files) {
     let mut reporter = status::Reporter::default();
     loop {
         changes.borrow_and_update();
-        let mut config = config::build(&gateway.world, gateway.listen, &gateway.paths);
+        let mut config = config::build(&gateway.world, &gateway.listen, &gateway.paths);
         for problem in patch::apply(&mut config, &gateway.world.foreign("EnvoyFilter")) {
             tracing::warn!(problem, "EnvoyFilter");
         }

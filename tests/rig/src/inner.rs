@@ -1,7 +1,7 @@
 //! The cluster itself: enters its namespaces, starts every part in order, says where each
 //! can be reached (one line of JSON), and lives until its standard input ends. IO.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -14,6 +14,8 @@ use crate::paths::Paths;
 use crate::world::World;
 use crate::{controlplane, crds, dns, exec, gateway, node, portal, services, tools};
 
+/// The gateway's first listener in a network of the cluster's own.
+const GATEWAY_PORT: u16 = 80;
 /// Exit code that says: this machine forbids user namespaces.
 pub const NO_NAMESPACES: u8 = 77;
 
@@ -28,15 +30,12 @@ pub struct Args {
     pub mode: Mode,
 }
 
-/// Where the parts listen, as seen inside the cluster's network.
+/// Where the parts listen, as seen inside the cluster's network. The gateway and Envoy's
+/// administration page are Unix sockets of the run's directory, as all of them are for others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Ready {
     /// The API server.
     pub api: SocketAddr,
-    /// The gateway's first listener.
-    pub gateway: SocketAddr,
-    /// Envoy's administration page.
-    pub envoy_admin: SocketAddr,
 }
 
 /// Runs the cluster.
@@ -82,12 +81,8 @@ async fn serve(args: &Args, paths: &Paths) -> Result<()> {
     let world = World::watch(&control.client, args.mode);
     tokio::spawn(services::run(world.clone(), control.api));
     if args.mode == Mode::Namespace {
-        let (world, ip) = (world.clone(), net.dns_ip());
-        tokio::spawn(async move {
-            if let Err(error) = dns::run(world, ip).await {
-                tracing::error!(error = format!("{error:#}"), "DNS stopped");
-            }
-        });
+        let socket = dns::listen(net.dns_ip()).await?;
+        tokio::spawn(dns::run(world.clone(), socket));
     }
     node::start(node::Node {
         client: control.client.clone(),
@@ -99,34 +94,28 @@ async fn serve(args: &Args, paths: &Paths) -> Result<()> {
         world: world.clone(),
     })
     .await?;
+    let gateway_socket = paths.sockets().join(portal::GATEWAY);
     let listen = match args.mode {
-        Mode::Namespace => SocketAddr::new(net.node_ip(), 80),
-        Mode::Loopback => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), controlplane::free_port()?),
+        Mode::Namespace => gateway::Listen::Address(SocketAddr::new(net.node_ip(), GATEWAY_PORT)),
+        Mode::Loopback => gateway::Listen::Socket(gateway_socket.clone()),
     };
-    let envoy_admin = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), controlplane::free_port()?);
     gateway::start(gateway::Gateway {
         client: control.client.clone(),
         world,
         envoy: tools.envoy.clone(),
         paths: paths.clone(),
         listen,
-        admin: envoy_admin,
+        admin: paths.sockets().join(portal::ENVOY),
         stop: stop.clone(),
     })
     .await?;
-    let ready = Ready {
-        api: control.api,
-        gateway: listen,
-        envoy_admin,
-    };
+    let ready = Ready { api: control.api };
     if args.mode == Mode::Namespace {
-        for (name, address) in [
-            ("api", ready.api),
-            ("gateway", ready.gateway),
-            ("envoy", envoy_admin),
-        ] {
-            portal::inside(&paths.sockets().join(name), address)?;
-        }
+        portal::inside(&paths.sockets().join(portal::API), ready.api)?;
+        portal::inside(
+            &gateway_socket,
+            SocketAddr::new(net.node_ip(), GATEWAY_PORT),
+        )?;
     }
     println!("{}", serde_json::to_string(&ready)?);
     // The pipe closes when whoever started the cluster is gone.

@@ -9,6 +9,9 @@
 //! cluster (the handle tests hold) and demo (what a newcomer sees) sit on `up`
 //! ```
 //!
+//! Every address that others are told is a listener the rig itself holds, or a Unix socket;
+//! behind it programs may move (`ports`, `supervise`).
+//!
 //! Everything is a child process in a temporary directory and dies with its parent.
 
 pub mod cluster;
@@ -25,8 +28,10 @@ pub mod netlink;
 pub mod node;
 pub mod paths;
 pub mod portal;
+pub mod ports;
 pub mod process;
 pub mod services;
+pub mod supervise;
 pub mod tools;
 pub mod up;
 pub mod with_redis;

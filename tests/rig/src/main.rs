@@ -35,6 +35,8 @@ enum Command {
     #[command(hide = true)]
     Exec {
         #[arg(long)]
+        parent: Option<u32>,
+        #[arg(long)]
         netns: Option<PathBuf>,
         #[arg(long)]
         mount: Vec<String>,
@@ -54,10 +56,11 @@ fn main() -> ExitCode {
         Command::WithRedis { command } => with_redis::run(&command),
         Command::Inner(args) => inner::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Exec {
+            parent,
             netns,
             mount,
             command,
-        } => exec::exec(netns.as_deref(), &mount, &command).map(|never| match never {}),
+        } => exec::exec(parent, netns.as_deref(), &mount, &command).map(|never| match never {}),
         Command::Pause { ip, gateway } => exec::pause(ip, gateway).map(|()| ExitCode::SUCCESS),
     };
     match result {

@@ -33,6 +33,10 @@ use crate::world::World;
 /// Nodes with GPUs, and their number of GPUs; the last has none.
 const NODES: &[(&str, u32)] = &[("gpu-0", 8), ("gpu-1", 8), ("cpu-0", 0)];
 const LEASE_PERIOD: Duration = Duration::from_secs(10);
+/// A lease that is not written in this time is written anew.
+const LEASE_LIMIT: Duration = Duration::from_secs(5);
+/// Between two attempts to delete a pod that ended.
+const FORGET_RETRY: Duration = Duration::from_secs(1);
 
 /// What the node needs to run pods.
 pub struct Node {
@@ -119,8 +123,12 @@ async fn keep_leases(node: Arc<Node>) {
                 json!({"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": renew});
             let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}, "spec": spec});
             let params = PatchParams::apply("rig").force();
-            if let Err(error) = api.patch(name, &params, &Patch::Apply(&lease)).await {
-                tracing::warn!(name, %error, "cannot renew the node's lease");
+            let patch = Patch::Apply(&lease);
+            let written = api.patch(name, &params, &patch);
+            match tokio::time::timeout(LEASE_LIMIT, written).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::warn!(name, %error, "cannot renew the node's lease"),
+                Err(_) => tracing::warn!(name, "the node's lease is not renewed in time"),
             }
         }
         tokio::time::sleep(LEASE_PERIOD).await;
@@ -175,7 +183,7 @@ async fn follow_pods(node: Arc<Node>) {
     }
 }
 
-/// Deletes a pod object for good.
+/// Deletes a pod object for good; a pod that nobody deletes would stay for ever.
 async fn forget(client: &Client, pod: &Pod) {
     let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
     let params = kube::api::DeleteParams {
@@ -186,7 +194,17 @@ async fn forget(client: &Client, pod: &Pod) {
         }),
         ..kube::api::DeleteParams::default()
     };
-    let _ = api.delete(&pod.name_any(), &params).await;
+    loop {
+        match api.delete(&pod.name_any(), &params).await {
+            Ok(_) => return,
+            // Gone, or another pod has the name.
+            Err(kube::Error::Api(error)) if error.code == 404 || error.code == 409 => return,
+            Err(error) => {
+                tracing::warn!(pod = pod.name_any(), %error, "cannot delete a pod that ended");
+                tokio::time::sleep(FORGET_RETRY).await;
+            }
+        }
+    }
 }
 
 /// Kept so that events read like a kubelet's.

@@ -57,7 +57,9 @@ pub fn spawn(spec: &Spec) -> Result<Child> {
         .open(&spec.log)
         .with_context(|| format!("open log {}", spec.log.display()))?;
     let mut command = Command::new(rig_program()?);
-    command.arg("exec");
+    command
+        .arg("exec")
+        .args(["--parent", &std::process::id().to_string()]);
     if let Some(netns) = &spec.netns {
         command.arg("--netns").arg(netns);
     }
@@ -80,10 +82,20 @@ pub fn spawn(spec: &Spec) -> Result<Child> {
         .spawn()
         .with_context(|| format!("start {}", spec.program.display()))?;
     if let (Some(file), Some(pid)) = (&spec.pid_file, child.id()) {
-        std::fs::write(file, pid.to_string())
+        // Whole at once: readers look at any time.
+        let new = file.with_extension("pid.new");
+        std::fs::write(&new, pid.to_string())
+            .and_then(|()| std::fs::rename(&new, file))
             .with_context(|| format!("write {}", file.display()))?;
     }
     Ok(child)
+}
+
+/// Takes the process's id away once it has ended: the kernel may give it to another.
+pub(crate) fn forget(spec: &Spec) {
+    if let Some(file) = &spec.pid_file {
+        let _ = std::fs::remove_file(file);
+    }
 }
 
 /// The `rig` executable: this process when it is the rig itself, else (in tests) the

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -11,50 +10,61 @@ use kube::ResourceExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+use crate::ports::Owner;
 use crate::world::World;
+
+/// After an address that could not be bound, or a connection that could not be taken.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// Follows the cluster's Services for as long as the rig runs. `api` stands behind the
 /// Service `kubernetes`.
 pub async fn run(world: World, api: SocketAddr) {
     let mut changes = world.changes();
-    let mut listeners: BTreeMap<SocketAddr, JoinHandle<()>> = BTreeMap::new();
+    let mut listeners: BTreeMap<SocketAddr, (Target, JoinHandle<()>)> = BTreeMap::new();
     let mut refused = BTreeSet::new();
     loop {
+        changes.borrow_and_update();
         let wanted = wanted(&world);
-        listeners.retain(|address, task| {
-            let keep = wanted.contains_key(address) && !task.is_finished();
+        listeners.retain(|address, (target, task)| {
+            let keep = wanted.get(address) == Some(target) && !task.is_finished();
             if !keep {
                 task.abort();
             }
             keep
         });
+        let mut missing = false;
         for (address, target) in wanted {
             if listeners.contains_key(&address) {
                 continue;
             }
             match TcpListener::bind(address).await {
                 Ok(listener) => {
-                    listeners.insert(
-                        address,
-                        tokio::spawn(serve(listener, world.clone(), target, api)),
-                    );
+                    refused.remove(&address);
+                    let task = serve(listener, world.clone(), target.clone(), api);
+                    listeners.insert(address, (target, tokio::spawn(task)));
                 }
-                Err(error) if refused.insert(address) => {
-                    tracing::warn!(%address, service = target.name, %error, "cannot listen on a ClusterIP");
+                Err(error) => {
+                    missing = true;
+                    if refused.insert(address) {
+                        let owner = Owner::at(address);
+                        tracing::warn!(%address, service = target.name, %error, %owner, "cannot listen on a ClusterIP yet");
+                    }
                 }
-                Err(_) => {}
             }
         }
-        if changes.changed().await.is_err() {
-            return;
+        // A listener whose Service has gone ends a moment after it is told to: who comes next
+        // at its address is tried again, whether or not anything changes.
+        let wait = if missing { RETRY } else { Duration::MAX };
+        match tokio::time::timeout(wait, changes.changed()).await {
+            Ok(Err(_)) => return,
+            // Changes come in crowds.
+            Ok(Ok(())) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(_) => {}
         }
-        // Changes come in crowds.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        changes.borrow_and_update();
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Target {
     namespace: String,
     name: String,
@@ -93,8 +103,16 @@ fn addresses(service: &Service) -> Vec<(IpAddr, u16)> {
 }
 
 async fn serve(listener: TcpListener, world: World, target: Target, api: SocketAddr) {
-    let turn = Arc::new(AtomicUsize::new(0));
-    while let Ok((mut client, _)) = listener.accept().await {
+    let turn = AtomicUsize::new(0);
+    loop {
+        let (mut client, _) = match listener.accept().await {
+            Ok(taken) => taken,
+            Err(error) => {
+                tracing::warn!(service = target.name, %error, "cannot take a connection");
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+        };
         let endpoint = pick(&world, &target, api, turn.fetch_add(1, Ordering::Relaxed));
         tokio::spawn(async move {
             // No ready pod: the connection closes, as a reset would.

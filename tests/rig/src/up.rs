@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
@@ -13,6 +14,9 @@ use crate::inner::{self, Ready};
 use crate::net::Mode;
 use crate::paths::Paths;
 use crate::{portal, process, tools};
+
+/// How long the cluster's programs may take to die.
+const END_LIMIT: Duration = Duration::from_secs(30);
 
 /// Flags of `up`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -44,10 +48,8 @@ pub struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.start_kill();
-        if let Some(dir) = self.temporary.take()
-            && std::env::var_os("RIG_KEEP").is_some()
-        {
-            eprintln!("rig: logs and state are kept in {}", dir.keep().display());
+        if let Some(temporary) = self.temporary.take() {
+            end(temporary);
         }
     }
 }
@@ -100,26 +102,62 @@ pub async fn start(args: &Args) -> Result<Running> {
         .prefix("rig-")
         .tempdir()
         .context("make a directory")?;
-    let paths = Paths::create(temporary.path())?;
-    let (mode, child, ready) = match args.net {
-        Some(mode) => launch(mode, args, &paths).await?.map(|(child, ready)| (mode, child, ready)),
-        None => if let Some((child, ready)) = launch(Mode::Namespace, args, &paths).await? { Some((Mode::Namespace, child, ready)) } else {
-            eprintln!("rig: user namespaces are forbidden here; pods share the host's loopback addresses instead");
-            launch(Mode::Loopback, args, &paths).await?.map(|(child, ready)| (Mode::Loopback, child, ready))
-        },
-    }
-    .context("user namespaces are forbidden here: run with RIG_NET=loopback")?;
-    let (api, gateway, envoy_admin) = match mode {
-        Mode::Loopback => (ready.api, ready.gateway, ready.envoy_admin),
-        Mode::Namespace => {
-            let socket = |name: &str| portal::outside(paths.sockets().join(name));
-            (
-                socket("api").await?,
-                socket("gateway").await?,
-                socket("envoy").await?,
-            )
+    match start_in(temporary.path(), args, tools).await {
+        Ok(mut running) => {
+            running.temporary = Some(temporary);
+            Ok(running)
         }
+        Err(error) => {
+            end(temporary);
+            Err(error)
+        }
+    }
+}
+
+/// Removes the run's directory, or says where it is kept.
+fn end(temporary: tempfile::TempDir) {
+    let folder = temporary.keep();
+    if std::env::var_os("RIG_KEEP").is_some() {
+        eprintln!("rig: logs and state are kept in {}", folder.display());
+        return;
+    }
+    // Programs die a moment after the rig, and until then may still write.
+    let began = Instant::now();
+    while let Err(error) = std::fs::remove_dir_all(&folder) {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            return;
+        }
+        if began.elapsed() > END_LIMIT {
+            eprintln!("rig: cannot remove {}: {error}", folder.display());
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+async fn start_in(folder: &Path, args: &Args, tools: tools::Tools) -> Result<Running> {
+    let paths = Paths::create(folder)?;
+    let launched = match args.net {
+        Some(mode) => (mode, launch(mode, args, &paths).await?),
+        None => match launch(Mode::Namespace, args, &paths).await? {
+            Some(launched) => (Mode::Namespace, Some(launched)),
+            None => {
+                eprintln!(
+                    "rig: user namespaces are forbidden here; pods share the host's loopback addresses instead"
+                );
+                (Mode::Loopback, launch(Mode::Loopback, args, &paths).await?)
+            }
+        },
     };
+    let (mode, Some((child, ready))) = launched else {
+        bail!("user namespaces are forbidden here: run with RIG_NET=loopback");
+    };
+    let socket = |name: &str| portal::outside(paths.sockets().join(name));
+    let api = match mode {
+        Mode::Loopback => ready.api,
+        Mode::Namespace => socket(portal::API).await?,
+    };
+    let (gateway, envoy_admin) = (socket(portal::GATEWAY).await?, socket(portal::ENVOY).await?);
     let kubeconfig = outside_kubeconfig(&paths, api)?;
     Ok(Running {
         mode,
@@ -129,7 +167,7 @@ pub async fn start(args: &Args) -> Result<Running> {
         envoy_admin,
         tools,
         child,
-        temporary: Some(temporary),
+        temporary: None,
     })
 }
 

@@ -2,14 +2,14 @@
 //! on the objects it is given.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
-use super::CLASS;
+use super::{CLASS, Listen};
 use crate::paths::Paths;
 use crate::world::World;
 
@@ -21,12 +21,46 @@ pub(super) struct Listener {
     /// Name in the Gateway's spec.
     pub(super) section: String,
     pub(super) port: u16,
-    pub(super) address: SocketAddr,
+    pub(super) listen: Listen,
     /// HTTP filters in order; the router is last.
     pub(super) filters: Vec<Value>,
     pub(super) routes: Vec<Value>,
     /// HTTPRoutes attached: `namespace/name`.
     pub(super) attached: Vec<String>,
+}
+
+impl Listen {
+    /// Where another listener of this port listens.
+    fn beside(&self, port: u16) -> Self {
+        match self {
+            Self::Address(address) => Self::Address(SocketAddr::new(address.ip(), port)),
+            Self::Socket(path) => Self::Socket(path.with_extension(port.to_string())),
+        }
+    }
+
+    fn envoy(&self) -> Value {
+        match self {
+            Self::Address(address) => json!({"socket_address": {
+                "address": address.ip().to_string(), "port_value": address.port()}}),
+            Self::Socket(path) => json!({"pipe": {"path": path}}),
+        }
+    }
+
+    /// As Envoy's administration page tells it.
+    pub(super) fn told(&self) -> String {
+        match self {
+            Self::Address(address) => address.to_string(),
+            Self::Socket(path) => path.display().to_string(),
+        }
+    }
+
+    /// The address that clients use.
+    pub(super) fn ip(&self) -> IpAddr {
+        match self {
+            Self::Address(address) => address.ip(),
+            Self::Socket(_) => Ipv4Addr::LOCALHOST.into(),
+        }
+    }
 }
 
 /// Everything Envoy is told.
@@ -43,7 +77,7 @@ pub(super) fn cluster_name(port: i32, service: &str, namespace: &str) -> String 
     format!("outbound|{port}||{service}.{namespace}.svc.cluster.local")
 }
 
-pub(super) fn build(world: &World, listen: SocketAddr, paths: &Paths) -> Config {
+pub(super) fn build(world: &World, listen: &Listen, paths: &Paths) -> Config {
     let mut config = Config {
         access_log: paths.logs().join("envoy-access.log").display().to_string(),
         ..Config::default()
@@ -82,14 +116,14 @@ pub(super) fn build(world: &World, listen: SocketAddr, paths: &Paths) -> Config 
                 .and_then(|port| u16::try_from(port).ok())
                 .unwrap_or(80);
             // The first listener has the address that was announced; others follow beside it.
-            let address = if config.listeners.is_empty() {
-                listen
+            let place = if config.listeners.is_empty() {
+                listen.clone()
             } else {
-                SocketAddr::new(listen.ip(), port)
+                listen.beside(port)
             };
             config
                 .listeners
-                .push(listener(&gateway, spec, port, address, &routes));
+                .push(listener(&gateway, spec, port, place, &routes));
         }
     }
     config
@@ -126,7 +160,7 @@ fn listener(
     gateway: &DynamicObject,
     spec: &Value,
     port: u16,
-    address: SocketAddr,
+    listen: Listen,
     routes: &[std::sync::Arc<DynamicObject>],
 ) -> Listener {
     let (namespace, name) = (gateway.namespace().unwrap_or_default(), gateway.name_any());
@@ -136,7 +170,7 @@ fn listener(
         gateway: name.clone(),
         section: section.clone(),
         port,
-        address,
+        listen,
         filters: vec![
             filter(
                 "envoy.filters.http.grpc_stats",
@@ -304,7 +338,7 @@ impl Config {
             json!({
                 "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
                 "name": format!("{}_{}", Ipv4Addr::UNSPECIFIED, listener.port),
-                "address": {"socket_address": {"address": listener.address.ip().to_string(), "port_value": listener.address.port()}},
+                "address": listener.listen.envoy(),
                 "filter_chains": [{"filters": [{
                     "name": "envoy.filters.network.http_connection_manager",
                     "typed_config": {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -20,7 +19,7 @@ pub(super) struct Files {
 
 impl Files {
     /// Writes the bootstrap and empty resource files.
-    pub(super) fn create(paths: &Paths, admin: SocketAddr) -> Result<Self> {
+    pub(super) fn create(paths: &Paths, admin: &Path) -> Result<Self> {
         let dir = paths.state().join("envoy");
         fs::create_dir_all(dir.join("eds"))?;
         let mut files = Self {
@@ -30,7 +29,7 @@ impl Files {
         let source = |name: &str| json!({"path_config_source": {"path": files.dir.join(name)}});
         let bootstrap = json!({
             "node": {"id": "router~rig", "cluster": "rig"},
-            "admin": {"address": {"socket_address": {"address": admin.ip().to_string(), "port_value": admin.port()}}},
+            "admin": {"address": {"pipe": {"path": admin}}},
             "dynamic_resources": {"cds_config": source("cds.json"), "lds_config": source("lds.json")},
             "overload_manager": {"resource_monitors": [{"name": "envoy.resource_monitors.global_downstream_max_connections", "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",

@@ -2,6 +2,8 @@
 //! changed and claims nothing before Envoy confirms it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
@@ -9,11 +11,14 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::UnixStream;
 
 use super::config::{Config, Listener, cluster_name};
 use super::{CONTROLLER, Gateway};
 use crate::world;
+
+/// How long Envoy may take for a page.
+const PAGE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Remembers what was written.
 #[derive(Debug, Default)]
@@ -54,7 +59,7 @@ impl Reporter {
             }
             let programmed = mine
                 .iter()
-                .all(|listener| active.contains(&listener.address.to_string()));
+                .all(|listener| listens(&active, &listener.listen.told()));
             settled &= programmed;
             settled &= self
                 .write(
@@ -147,7 +152,7 @@ fn gateway_status(object: &DynamicObject, listeners: &[&Listener], programmed: b
     };
     let address = listeners
         .first()
-        .map(|listener| listener.address.ip().to_string());
+        .map(|listener| listener.listen.ip().to_string());
     let listeners: Vec<_> = listeners
         .iter()
         .map(|listener| {
@@ -225,9 +230,21 @@ fn route_status(object: &DynamicObject, config: &Config) -> Value {
     json!({"parents": parents})
 }
 
-/// Addresses Envoy listens on, from its administration page.
+/// Whether a line of the page (`<name>::<address>`) has this address.
+fn listens(page: &str, address: &str) -> bool {
+    page.lines()
+        .filter_map(|line| line.split_once("::"))
+        .any(|(_, told)| told == address)
+}
+
+/// Addresses Envoy listens on, from its administration page; an Envoy that hangs has none.
 async fn active_listeners(gateway: &Gateway) -> Option<String> {
-    let stream = TcpStream::connect(gateway.admin).await.ok()?;
+    let page = tokio::time::timeout(PAGE_LIMIT, listeners_page(&gateway.admin)).await;
+    page.ok().flatten()
+}
+
+async fn listeners_page(admin: &Path) -> Option<String> {
+    let stream = UnixStream::connect(admin).await.ok()?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .ok()?;

@@ -30,7 +30,7 @@ const RAN_WELL: Duration = Duration::from_mins(10);
 /// and a probe's own period would only make everyone wait.
 const EAGER: Duration = Duration::from_millis(300);
 /// How long a name in loopback mode may miss its Service before the program starts without.
-const SERVICE_WAIT: Duration = Duration::from_secs(10);
+const SERVICE_WAIT: Duration = Duration::from_mins(1);
 
 /// Runs until the container is done or told to stop.
 pub(super) async fn run(
@@ -342,6 +342,7 @@ async fn attempt(
         reason = watch_probes(shared, index, container, &inside) => (end(&mut child, shared).await?, Some(reason)),
         () = stop.cancelled() => (end(&mut child, shared).await?, None),
     };
+    process::forget(spec);
     if let Some(reason) = unhealthy {
         let message = format!(
             "Container {} failed its probe, will be restarted: {reason}",

@@ -18,6 +18,9 @@ use super::status::{self, Role, State};
 use super::{Node, event, forget, volumes};
 use crate::net::PodNet;
 
+/// Between two attempts to make a pod's network.
+const NETWORK_RETRY: Duration = Duration::from_secs(1);
+
 /// What a pod's containers share.
 pub(super) struct Shared {
     pub(super) node: Arc<Node>,
@@ -86,24 +89,9 @@ pub(super) async fn run(node: Arc<Node>, mut updates: watch::Receiver<Pod>) {
     ) {
         return;
     }
-    let net = match node.net.add_pod().await {
-        Ok(net) => net,
-        Err(error) => {
-            event(
-                &node.client,
-                &pod,
-                "Warning",
-                "FailedCreatePodSandBox",
-                &format!("{error:#}"),
-            )
-            .await;
-            tracing::error!(
-                pod = pod.name_any(),
-                error = format!("{error:#}"),
-                "no network for a pod"
-            );
-            return;
-        }
+    let Some(net) = network(&node, &pod, &mut updates).await else {
+        forget(&node.client, &pod).await;
+        return;
     };
     let dir = node.paths.pods().join(format!(
         "{}_{}",
@@ -154,6 +142,29 @@ pub(super) async fn run(node: Arc<Node>, mut updates: watch::Receiver<Pod>) {
     if grace.is_some() {
         write(&shared, &started, &mut written).await;
         forget(&shared.node.client, &shared.pod).await;
+    }
+}
+
+/// The pod's network; tried again until it is there. `None` when the pod goes before.
+async fn network(node: &Node, pod: &Pod, updates: &mut watch::Receiver<Pod>) -> Option<PodNet> {
+    loop {
+        let error = match node.net.add_pod().await {
+            Ok(net) => return Some(net),
+            Err(error) => format!("{error:#}"),
+        };
+        tracing::error!(pod = pod.name_any(), error, "no network for a pod yet");
+        event(
+            &node.client,
+            pod,
+            "Warning",
+            "FailedCreatePodSandBox",
+            &error,
+        )
+        .await;
+        let gone = updates.wait_for(|pod| pod.metadata.deletion_timestamp.is_some());
+        if tokio::time::timeout(NETWORK_RETRY, gone).await.is_ok() {
+            return None;
+        }
     }
 }
 
@@ -269,7 +280,8 @@ async fn write(shared: &Shared, started: &str, written: &mut Option<Value>) {
         .await
     {
         Ok(_) => *written = Some(status),
-        Err(kube::Error::Api(error)) if error.code == 404 || error.code == 409 => {}
+        // Gone. A conflict is not: others write the same object, and the last word counts.
+        Err(kube::Error::Api(error)) if error.code == 404 => {}
         Err(error) => {
             tracing::warn!(pod = shared.pod.name_any(), %error, "cannot write a pod's status");
             tokio::time::sleep(Duration::from_millis(500)).await;
