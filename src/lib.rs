@@ -33,3 +33,5 @@ pub mod scheduling;
 pub mod sim;
 #[cfg(feature = "tokio")]
 pub mod telemetry;
+#[cfg(feature = "zmq")]
+pub mod zmtp;
