@@ -32,3 +32,5 @@ pub mod scheduling;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod telemetry;
+#[cfg(feature = "zmq")]
+pub mod zmtp;

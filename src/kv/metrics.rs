@@ -131,6 +131,7 @@ pub struct Metrics {
     events: Family<TypeLabel, Counter>,
     rejected: Family<ReasonLabel, Counter>,
     stream: Family<TypeLabel, Counter>,
+    peers: Family<ReasonLabel, Counter>,
     blocks: Family<OutcomeLabel, Counter>,
     dropped: Family<TypeLabel, Counter>,
     endpoints: Family<StateLabel, Gauge>,
@@ -154,6 +155,7 @@ impl Metrics {
             events: Family::default(),
             rejected: Family::default(),
             stream: Family::default(),
+            peers: Family::default(),
             blocks: Family::default(),
             dropped: Family::default(),
             endpoints: Family::default(),
@@ -175,6 +177,11 @@ impl Metrics {
             "stream_events",
             "Gaps, restarts and bad messages in engines' KV event streams",
             copy.stream,
+        );
+        own.register(
+            "peers_dropped",
+            "KV event connections ended because the engine broke the protocol or a limit, by reason",
+            copy.peers,
         );
         own.register("blocks", "Blocks of KV events, by outcome", copy.blocks);
         own.register(
@@ -267,6 +274,12 @@ impl Metrics {
             StreamEvent::QueueFull => "queue_full",
         };
         self.stream.get_or_create(&TypeLabel { r#type: name }).inc();
+    }
+
+    /// Counts one connection that was ended because of what the peer did, by the reason's
+    /// label.
+    pub fn peer_dropped(&self, reason: &'static str) {
+        self.peers.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// Counts blocks.

@@ -12,6 +12,10 @@
 //! send, so the sequence decides whether what the index holds for a pod can be believed. When the
 //! queue is full a pod task waits, and with it the pod's socket: order and completeness matter
 //! more than age. Hints of the request path are worth less than a request's time and are dropped.
+//!
+//! Any pod may lie: what a connection may hold is bounded by its socket, what all of them have
+//! handed over and the writer has not seen by [`QUEUE`] and [`QUEUE_KIB`]. A pod that breaks a
+//! rule is dropped, counted, and dialled again later and later.
 
 mod pod;
 pub mod recover;
@@ -27,7 +31,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub use self::writer::Hints;
@@ -38,10 +42,14 @@ use self::writer::Change;
 use super::index::{EndpointSlot, Writer};
 use super::metrics::Metrics;
 use crate::telemetry::shutdown::Shutdown;
+use crate::zmtp::WireLimits;
 
 /// Changes that wait for the writer. A batch is one engine step; a thousand of them are more
 /// than a second of a large cluster.
 const QUEUE: usize = 1024;
+/// KiB of payloads that are decoded or wait for the writer. Decoded, an honest batch takes
+/// about as much again; one made of the shortest numbers takes eight times as much.
+const QUEUE_KIB: usize = 32 << 10;
 
 /// One endpoint whose events are wanted.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -63,7 +71,10 @@ pub struct Settings {
     pub model: Option<String>,
     /// How long a connection may take to come up.
     pub connect_timeout: Duration,
-    /// Pause after the first lost connection; doubled for each further one.
+    /// What is taken from an engine. Longer batches end the connection.
+    pub limits: WireLimits,
+    /// Pause after the first lost connection; doubled for each further one that brought
+    /// nothing, or that the engine made unusable.
     pub first_backoff: Duration,
     /// The longest pause.
     pub max_backoff: Duration,
@@ -76,6 +87,7 @@ impl Default for Settings {
         Self {
             model: None,
             connect_timeout: Duration::from_secs(2),
+            limits: WireLimits::EVENTS,
             first_backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(5),
             expire_every: Duration::from_millis(250),
@@ -180,6 +192,7 @@ pub struct Subscriptions {
     running: HashMap<SocketAddr, Running>,
     directory: Arc<ArcSwap<Directory>>,
     changes: mpsc::Sender<Change>,
+    room: Arc<Semaphore>,
     recover: Arc<dyn Recover>,
     metrics: Metrics,
     shutdown: Shutdown,
@@ -217,6 +230,7 @@ pub fn start(
         running: HashMap::new(),
         directory,
         changes,
+        room: Arc::new(Semaphore::new(QUEUE_KIB)),
         recover,
         metrics,
         shutdown: shutdown.clone(),
@@ -267,6 +281,7 @@ impl Subscriptions {
             Arc::clone(&self.settings),
             Arc::clone(&shared),
             self.changes.clone(),
+            Arc::clone(&self.room),
             Arc::clone(&self.recover),
             self.metrics.clone(),
         );

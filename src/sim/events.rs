@@ -20,7 +20,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use zeromq::{PubSocket, Socket as _};
 
 pub use self::oddities::Oddity;
 use self::ring::Ring;
@@ -29,6 +28,7 @@ use super::cli::KvEvents;
 use super::engine::CacheEvent;
 use crate::kv::event::{Form, HashForm};
 use crate::telemetry::shutdown::Shutdown;
+use crate::zmtp::{PeerTally, PubSocket, SocketSettings};
 
 /// Batches that wait, whatever the configuration says.
 const MAX_QUEUE: usize = 100_000;
@@ -81,6 +81,8 @@ struct State {
 pub struct Publisher {
     queue: mpsc::Sender<Job>,
     state: Arc<Mutex<State>>,
+    socket: Arc<PubSocket>,
+    replay_peers: Option<Arc<PeerTally>>,
 }
 
 impl std::fmt::Debug for Job {
@@ -109,36 +111,46 @@ pub async fn start(
     shutdown: &Shutdown,
 ) -> anyhow::Result<(Publisher, Addresses)> {
     let ring = Arc::new(Mutex::new(Ring::new(config.buffer_steps)));
-    let mut socket = PubSocket::new();
+    let settings = SocketSettings::default();
     let mut addresses = Addresses::default();
-    let dial = match listen_address(&config.endpoint, bind_host) {
+    let socket = match listen_address(&config.endpoint, bind_host) {
         Some(address) => {
-            let bound = socket.bind(&address).await;
-            addresses.events = bound
-                .with_context(|| format!("publish KV events on {address}"))?
-                .to_string();
-            None
+            let bound = PubSocket::bind(&address, settings, shutdown).await;
+            let bound = bound.context("publish KV events")?;
+            bound.address().clone_into(&mut addresses.events);
+            bound
         }
-        None => Some(config.endpoint.clone()),
+        None => {
+            PubSocket::dial(&config.endpoint, settings, shutdown).context("publish KV events")?
+        }
     };
+    let socket = Arc::new(socket);
+    let mut replay_peers = None;
     if let Some(endpoint) = &config.replay_endpoint {
         let address = listen_address(endpoint, bind_host).unwrap_or_else(|| endpoint.clone());
         let topic = Bytes::from(config.topic.clone());
-        let bound = replay::start(&address, topic, ring.clone(), shutdown).await?;
+        let (bound, tally) = replay::start(&address, topic, ring.clone(), shutdown).await?;
         addresses.replay = Some(bound);
+        replay_peers = Some(tally);
     }
     let (queue, jobs) = mpsc::channel(config.max_queue_size.clamp(1, MAX_QUEUE));
-    let sender = Sender::new(socket, config.topic.clone(), wire, ring);
+    let sender = Sender::new(socket.clone(), config.topic.clone(), wire, ring);
     let stop = shutdown.clone();
     shutdown.spawn("kv events", async move {
         tokio::select! {
             () = stop.requested() => {}
-            () = sender.run(jobs, dial) => {}
+            () = sender.run(jobs) => {}
         }
         Ok(())
     });
     let state = Arc::default();
-    Ok((Publisher { queue, state }, addresses))
+    let publisher = Publisher {
+        queue,
+        state,
+        socket,
+        replay_peers,
+    };
+    Ok((publisher, addresses))
 }
 
 /// vLLM listens on endpoints with a wildcard and dials all others.
@@ -225,6 +237,13 @@ impl Publisher {
     pub fn counts(&self) -> (u64, u64) {
         let state = self.state();
         (state.numbered, state.lost)
+    }
+
+    /// Messages that subscribers were too slow for, and peers that were dropped because they
+    /// broke a rule or a limit of the protocol.
+    pub fn dropped(&self) -> (u64, u64) {
+        let replay = self.replay_peers.as_ref().map_or(0, |peers| peers.total());
+        (self.socket.dropped(), self.socket.tally().total() + replay)
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

@@ -57,6 +57,10 @@ pub struct Own {
     pub batches: u64,
     /// Batches of KV events that never left, as the queue was full or a fault said so.
     pub lost_batches: u64,
+    /// Messages with KV events that subscribers were too slow for.
+    pub dropped_messages: u64,
+    /// Peers of the KV events' sockets that broke a rule or a limit.
+    pub dropped_peers: u64,
 }
 
 /// Everything that `/metrics` shows of one engine.
@@ -241,6 +245,11 @@ impl Metrics {
         counter("sim:ignored_transfers_total", self.own.ignored_transfers);
         counter("sim:kv_event_batches_total", self.own.batches);
         counter("sim:kv_event_batches_lost_total", self.own.lost_batches);
+        counter(
+            "sim:kv_event_messages_dropped_total",
+            self.own.dropped_messages,
+        );
+        counter("sim:kv_event_peers_dropped_total", self.own.dropped_peers);
         page.head("counter", "vllm:request_success_total");
         for finish in FINISHES {
             let labels = format!("{},finished_reason=\"{}\"", page.labels, finish.as_str());

@@ -89,6 +89,11 @@ const PURE: &[&str] = &[
     "src/proxy/route.rs",
     "src/sim/engine",
     "src/sim/faults.rs",
+    "src/zmtp/codec",
+    "src/zmtp/command.rs",
+    "src/zmtp/error.rs",
+    "src/zmtp/frame.rs",
+    "src/zmtp/greeting.rs",
 ];
 const FORBIDDEN: &[&str] = &[
     "use tokio",

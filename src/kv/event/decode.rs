@@ -10,6 +10,9 @@ use super::{
 /// Characters kept of the name of an event that was rejected.
 const TYPE_NAME_CHARACTERS: usize = 32;
 
+/// Room made for a list before its items are read; beyond it grows with them.
+const FIRST_ITEMS: usize = 1024;
+
 /// Reads one payload. Fields and events not known here are passed over, so that a newer
 /// engine keeps working.
 ///
@@ -315,7 +318,7 @@ fn list<'a, T>(
     if items as usize > limit {
         return Err(Reason::TooLong(field.name()));
     }
-    let mut list = Vec::with_capacity(input.at_most(items));
+    let mut list = Vec::with_capacity(input.at_most(items).min(FIRST_ITEMS));
     for _ in 0..items {
         list.push(read(input.value()?).ok_or(field.bad())?);
     }

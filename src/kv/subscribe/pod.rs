@@ -1,7 +1,8 @@
 //! One endpoint's stream, from connect to removal. IO.
 //!
-//! The ZeroMQ library would reconnect by itself, but without a limit on a handshake's time and
-//! with pauses of up to half a minute; so each connection is a socket of its own here.
+//! Each connection is a socket of its own. One that ends because of what the engine did counts
+//! as a failure, whatever it had brought before: an engine that breaks the rules is dialled
+//! less and less often, and stays unable to cost more than its share.
 
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
@@ -9,21 +10,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use futures::StreamExt;
-use tokio::sync::mpsc;
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
-use zeromq::{Socket, SocketEvent, SocketOptions, SocketRecv, SubSocket, ZmqMessage};
 
 use super::recover::{Recover, Recovered};
 use super::rules::{self, Refused, Seen, Sequence};
 use super::writer::Change;
-use super::{Settings, Shared, Wanted};
+use super::{QUEUE_KIB, Settings, Shared, Wanted};
 use crate::kv::event::{self, Event};
 use crate::kv::metrics::{Metrics, StreamEvent};
 use crate::telemetry::shutdown::Shutdown;
+use crate::zmtp::{Reason, SocketError, SocketSettings, SubSocket};
 
 /// What every topic of the convention starts with.
-const SUBSCRIPTION: &str = "kv@";
+const SUBSCRIPTION: &[u8] = b"kv@";
 
 /// The writer is gone: the program ends.
 struct Closed;
@@ -33,11 +34,15 @@ pub(super) struct Pod {
     settings: Arc<Settings>,
     shared: Arc<Shared>,
     changes: mpsc::Sender<Change>,
+    /// KiB of payloads that may be on their way to the writer, for all pods together.
+    room: Arc<Semaphore>,
     recover: Arc<dyn Recover>,
     metrics: Metrics,
     sequence: Sequence,
     /// The last topic's model; the same in every message.
     model: Arc<str>,
+    /// What the last connection that came up ended with, so that the log is told of a change.
+    told: Option<Reason>,
 }
 
 impl Pod {
@@ -46,6 +51,7 @@ impl Pod {
         settings: Arc<Settings>,
         shared: Arc<Shared>,
         changes: mpsc::Sender<Change>,
+        room: Arc<Semaphore>,
         recover: Arc<dyn Recover>,
         metrics: Metrics,
     ) -> Self {
@@ -54,10 +60,12 @@ impl Pod {
             settings,
             shared,
             changes,
+            room,
             recover,
             metrics,
             sequence: Sequence::default(),
             model: Arc::from(""),
+            told: None,
         }
     }
 
@@ -94,14 +102,21 @@ impl Pod {
         let mut failures = 0_u32;
         loop {
             let batches_before = self.shared.last_batch.load(Ordering::Relaxed);
-            if let Err(closed) = self.connection(port).await {
-                return closed;
-            }
+            let ended = match self.connection(port).await {
+                Ok(ended) => ended,
+                Err(closed) => return closed,
+            };
+            let broke_a_rule = self.judge(&ended);
             self.shared.reporting.store(false, Ordering::Relaxed);
             self.metrics.stream(StreamEvent::Reconnect);
             let brought_something =
                 self.shared.last_batch.load(Ordering::Relaxed) != batches_before;
-            failures = if brought_something { 0 } else { failures + 1 };
+            if brought_something && !broke_a_rule {
+                failures = 0;
+                self.told = None;
+            } else {
+                failures = failures.saturating_add(1);
+            }
             let longest = self
                 .settings
                 .first_backoff
@@ -114,6 +129,7 @@ impl Pod {
             tracing::debug!(
                 endpoint = %self.wanted.endpoint,
                 pause_ms = pause.as_millis() as u64,
+                error = %ended,
                 "no connection to the endpoint's KV events"
             );
             tokio::time::sleep(pause).await;
@@ -121,44 +137,50 @@ impl Pod {
     }
 
     /// One connection, from its start to its end.
-    async fn connection(&mut self, port: u16) -> Result<(), Closed> {
-        let timeout = self.settings.connect_timeout;
-        let mut options = SocketOptions::default();
-        options.connect_timeout(timeout);
-        let mut socket = SubSocket::with_options(options);
-        let mut events = socket.monitor();
+    async fn connection(&mut self, port: u16) -> Result<SocketError, Closed> {
+        let settings = SocketSettings {
+            limits: self.settings.limits,
+            handshake: self.settings.connect_timeout,
+            ..SocketSettings::default()
+        };
         let mut address = self.wanted.endpoint;
         address.set_port(port);
-        let connect = async {
-            socket.subscribe(SUBSCRIPTION).await?;
-            socket.connect(&format!("tcp://{address}")).await
+        let address = format!("tcp://{address}");
+        let mut socket = match SubSocket::connect(&address, SUBSCRIPTION, &settings).await {
+            Ok(socket) => socket,
+            Err(error) => return Ok(error),
         };
-        // The library's own limit does not cover its last step.
-        match tokio::time::timeout(timeout + timeout / 2, connect).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return Ok(()),
-        }
         tracing::debug!(endpoint = %self.wanted.endpoint, "connected to the endpoint's KV events");
         loop {
-            tokio::select! {
-                // What was received before the end is read before the end is seen.
-                biased;
-                message = socket.recv() => match message {
-                    Ok(message) => self.take(&message).await?,
-                    Err(_) => return Ok(()),
-                },
-                event = events.next() => {
-                    if matches!(event, None | Some(SocketEvent::Disconnected(_))) {
-                        return Ok(());
-                    }
-                }
+            match socket.receive().await {
+                Ok(message) => self.take(&message).await?,
+                Err(error) => return Ok(error),
             }
         }
     }
 
+    /// Counts a connection that ended because of what the engine did, and says so in the log
+    /// where it is news. Returns whether it was one.
+    fn judge(&mut self, ended: &SocketError) -> bool {
+        let reason = ended.reason();
+        if let Some(reason) = reason {
+            self.metrics.peer_dropped(reason.as_str());
+            if self.told != Some(reason) {
+                tracing::warn!(
+                    endpoint = %self.wanted.endpoint,
+                    reason = reason.as_str(),
+                    error = %ended,
+                    "dropped the endpoint's KV events; they are tried again later"
+                );
+            }
+            self.told = Some(reason);
+        }
+        reason.is_some()
+    }
+
     /// Takes in one message.
-    async fn take(&mut self, message: &ZmqMessage) -> Result<(), Closed> {
-        let frames: Vec<&[u8]> = message.iter().map(AsRef::as_ref).collect();
+    async fn take(&mut self, message: &[Bytes]) -> Result<(), Closed> {
+        let frames: Vec<&[u8]> = message.iter().map(|frame| &frame[..]).collect();
         let expected = self.settings.model.as_deref();
         let message = match rules::read(&frames, self.wanted.endpoint, expected) {
             Ok(message) => message,
@@ -220,6 +242,7 @@ impl Pod {
 
     /// Hands one batch to the writer.
     async fn apply(&mut self, payload: &[u8]) -> Result<(), Closed> {
+        let room = self.room(payload.len()).await?;
         let Ok(batch) = event::decode(payload) else {
             self.metrics.stream(StreamEvent::BadPayload);
             self.shared.cold.store(true, Ordering::Relaxed);
@@ -238,8 +261,20 @@ impl Pod {
             model: Arc::clone(&self.model),
             rank: batch.rank.unwrap_or(0),
             events: batch.events,
+            room,
         })
         .await
+    }
+
+    /// Waits until a payload of so many bytes may be decoded.
+    async fn room(&self, payload_bytes: usize) -> Result<OwnedSemaphorePermit, Closed> {
+        let kib = payload_bytes.div_ceil(1024).clamp(1, QUEUE_KIB) as u32;
+        if let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(kib) {
+            return Ok(room);
+        }
+        self.metrics.stream(StreamEvent::QueueFull);
+        let room = Arc::clone(&self.room).acquire_many_owned(kib).await;
+        room.map_err(|_| Closed)
     }
 
     async fn send(&self, change: Change) -> Result<(), Closed> {

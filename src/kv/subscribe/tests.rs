@@ -1,4 +1,4 @@
-//! Subscriptions against real ZeroMQ publishers.
+//! Subscriptions against publishers on real sockets.
 
 use std::future::Future;
 use std::ops::Range;
@@ -6,7 +6,6 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
-use zeromq::{Endpoint, PubSocket, Socket, SocketSend, ZmqMessage};
 
 use super::recover::{Never, Recovered};
 use super::*;
@@ -17,6 +16,7 @@ use crate::kv::event::{
     self, EncodeBatch, EncodeEvent, EncodeStored, Form, HashForm, Medium, SpecKind, encode,
 };
 use crate::kv::index::{self, KvIndex, Limits, Reader};
+use crate::zmtp::{PubSocket, SocketSettings};
 
 const MODEL: &str = "org/model@1";
 const BLOCK: u32 = 4;
@@ -40,40 +40,38 @@ struct Engine {
 
 impl Engine {
     async fn start(port: u16) -> Self {
-        let mut socket = PubSocket::new();
+        let address = format!("tcp://127.0.0.1:{port}");
         let deadline = Instant::now() + Duration::from_secs(20);
-        let bound = loop {
-            match socket.bind(&format!("tcp://127.0.0.1:{port}")).await {
-                Ok(bound) => break bound,
+        let socket = loop {
+            let settings = SocketSettings::default();
+            match PubSocket::bind(&address, settings, &Shutdown::new()).await {
+                Ok(socket) => break socket,
                 Err(error) => assert!(Instant::now() < deadline, "no port: {error}"),
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
-        let Endpoint::Tcp(_, port) = bound else {
-            panic!("not a TCP endpoint")
-        };
+        let (_, port) = socket.address().rsplit_once(':').unwrap();
         Self {
+            port: port.parse().unwrap(),
             socket,
-            port,
             next: 0,
         }
     }
 
-    async fn send(&mut self, topic: &str, sequence: u64, payload: Vec<u8>) {
-        let mut message = ZmqMessage::from(Bytes::from(topic.to_owned()));
-        message.push_back(Bytes::copy_from_slice(&sequence.to_be_bytes()));
-        message.push_back(Bytes::from(payload));
-        self.socket.send(message).await.unwrap();
+    fn send(&self, topic: &str, sequence: u64, payload: Vec<u8>) {
+        let sequence = Bytes::copy_from_slice(&sequence.to_be_bytes());
+        self.socket
+            .send(&[topic.to_owned().into(), sequence, payload.into()]);
     }
 
     /// The next batch of this engine.
-    async fn publish(&mut self, payload: Vec<u8>) {
-        self.send(&own_topic(), self.next, payload).await;
+    fn publish(&mut self, payload: Vec<u8>) {
+        self.send(&own_topic(), self.next, payload);
         self.next += 1;
     }
 
-    async fn store(&mut self, tokens: &[u32]) {
-        self.publish(stored(tokens)).await;
+    fn store(&mut self, tokens: &[u32]) {
+        self.publish(stored(tokens));
     }
 }
 
@@ -189,7 +187,7 @@ impl Rig {
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.count("foreign") == before {
             assert!(Instant::now() < deadline, "not subscribed");
-            engine.send("kv@203.0.113.9:1@x", 0, Vec::new()).await;
+            engine.send("kv@203.0.113.9:1@x", 0, Vec::new());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -238,20 +236,18 @@ async fn what_an_engine_stores_and_removes_is_what_it_holds() {
     rig.subscribed(&mut engine).await;
     assert!(!rig.state().reporting, "nothing of its own was heard");
     let tokens = prompt(1);
-    engine.store(&tokens).await;
+    engine.store(&tokens);
     eventually("three blocks", || rig.held(&tokens) == 3).await;
     let state = rig.state();
     assert!(state.reporting && !state.cold, "{state:?}");
     assert!(state.last_batch_age.unwrap() < Duration::from_secs(20));
-    engine
-        .publish(payload(EncodeEvent::Removed {
-            hashes: &hashes(&tokens)[2..],
-            medium: Medium::Gpu,
-            group: Some(0),
-        }))
-        .await;
+    engine.publish(payload(EncodeEvent::Removed {
+        hashes: &hashes(&tokens)[2..],
+        medium: Medium::Gpu,
+        group: Some(0),
+    }));
     eventually("two blocks", || rig.held(&tokens) == 2).await;
-    engine.publish(payload(EncodeEvent::Cleared)).await;
+    engine.publish(payload(EncodeEvent::Cleared));
     eventually("none", || rig.held(&tokens) == 0).await;
     assert_eq!(rig.metric("llm_d_epp_kv_batches_total"), 3);
     assert_eq!(rig.metric("llm_d_epp_kv_events_total{type=\"stored\"}"), 1);
@@ -271,15 +267,15 @@ async fn a_gap_forgets_the_pod_and_marks_it_cold() {
     let mut engine = Engine::start(0).await;
     rig.subscribed(&mut engine).await;
     let (before, after) = (prompt(1), prompt(100));
-    engine.store(&before).await;
+    engine.store(&before);
     eventually("the first prompt", || rig.held(&before) == 3).await;
     engine.next += 4;
-    engine.store(&after).await;
+    engine.store(&after);
     eventually("the second prompt", || rig.held(&after) == 3).await;
     assert_eq!(rig.held(&before), 0);
     assert!(rig.state().cold && rig.state().reporting);
     assert_eq!(rig.count("gap"), 1);
-    engine.publish(payload(EncodeEvent::Cleared)).await;
+    engine.publish(payload(EncodeEvent::Cleared));
     eventually("an empty cache is a known one", || !rig.state().cold).await;
 }
 
@@ -289,11 +285,11 @@ async fn an_engine_that_begins_anew_holds_nothing_of_before() {
     let mut engine = Engine::start(0).await;
     rig.subscribed(&mut engine).await;
     let (before, after) = (prompt(1), prompt(100));
-    engine.store(&before).await;
-    engine.store(&prompt(50)).await;
+    engine.store(&before);
+    engine.store(&prompt(50));
     eventually("the first prompt", || rig.held(&before) == 3).await;
     engine.next = 0;
-    engine.store(&after).await;
+    engine.store(&after);
     eventually("the second prompt", || rig.held(&after) == 3).await;
     assert_eq!(rig.held(&before), 0);
     assert!(!rig.state().cold, "its beginning was seen");
@@ -307,7 +303,7 @@ async fn one_who_joins_late_knows_that_it_does_not_know_all() {
     rig.subscribed(&mut engine).await;
     engine.next = 7;
     let tokens = prompt(1);
-    engine.store(&tokens).await;
+    engine.store(&tokens);
     eventually("the prompt", || rig.held(&tokens) == 3).await;
     assert!(rig.state().cold);
     assert_eq!((rig.count("joined_late"), rig.count("gap")), (1, 0));
@@ -331,9 +327,9 @@ async fn missed_batches_that_can_be_had_leave_no_trace() {
     let mut rig = Rig::recovering(Arc::new(Replay(vec![stored(&second), stored(&third)])));
     let mut engine = Engine::start(0).await;
     rig.subscribed(&mut engine).await;
-    engine.store(&first).await;
+    engine.store(&first);
     engine.next = 3;
-    engine.store(&fourth).await;
+    engine.store(&fourth);
     eventually("the last prompt", || rig.held(&fourth) == 3).await;
     for tokens in [first, second, third] {
         assert_eq!(rig.held(&tokens), 3);
@@ -347,14 +343,14 @@ async fn garbage_is_counted_and_what_follows_still_counts() {
     let mut engine = Engine::start(0).await;
     rig.subscribed(&mut engine).await;
     let tokens = prompt(1);
-    engine.publish(b"\xc1garbage".to_vec()).await;
+    engine.publish(b"\xc1garbage".to_vec());
     // A batch with one unknown event, [1.0, [["Unheard"]]].
     let unknown = b"\x92\xcb\x3f\xf0\0\0\0\0\0\0\x91\x91\xa7Unheard".to_vec();
-    engine.publish(unknown).await;
-    let mut short = ZmqMessage::from(Bytes::from(own_topic()));
-    short.push_back(Bytes::from_static(b"1"));
-    engine.socket.send(short).await.unwrap();
-    engine.store(&tokens).await;
+    engine.publish(unknown);
+    engine
+        .socket
+        .send(&[own_topic().into(), Bytes::from_static(b"1")]);
+    engine.store(&tokens);
     eventually("the prompt", || rig.held(&tokens) == 3).await;
     assert_eq!(rig.count("bad_payload"), 1);
     assert_eq!(rig.count("bad_frames"), 1);
@@ -378,10 +374,10 @@ async fn events_for_others_are_counted_and_dropped() {
         kv_topic("127.0.0.1", PORT + 1, MODEL),
         kv_topic("127.0.0.1", PORT, "another"),
     ] {
-        engine.send(&topic, 0, stored(&other)).await;
+        engine.send(&topic, 0, stored(&other));
     }
     let without_port = format!("kv@127.0.0.1@{MODEL}");
-    engine.send(&without_port, 0, stored(&own)).await;
+    engine.send(&without_port, 0, stored(&own));
     eventually("the prompt", || rig.held(&own) == 3).await;
     assert_eq!(rig.held(&other), 0);
     // Probes of the subscription may have come in meanwhile.
@@ -395,7 +391,7 @@ async fn a_publisher_that_comes_back_at_its_port_is_heard_again() {
     let mut engine = Engine::start(0).await;
     rig.subscribed(&mut engine).await;
     let (before, after) = (prompt(1), prompt(100));
-    engine.store(&before).await;
+    engine.store(&before);
     eventually("the first prompt", || rig.held(&before) == 3).await;
     let port = engine.port;
     drop(engine);
@@ -403,7 +399,7 @@ async fn a_publisher_that_comes_back_at_its_port_is_heard_again() {
     assert_eq!(rig.held(&before), 3, "a lost connection is no lost cache");
     let mut engine = Engine::start(port).await;
     rig.heard(&mut engine).await;
-    engine.store(&after).await;
+    engine.store(&after);
     eventually("the second prompt", || rig.held(&after) == 3).await;
     assert_eq!(rig.held(&before), 0, "the new engine counts from 0");
     assert!(rig.state().reporting && !rig.state().cold);
@@ -452,7 +448,7 @@ async fn an_endpoint_that_is_gone_holds_nothing_and_another_pod_there_starts_emp
     let mut engine = Engine::start(0).await;
     rig.subscribed(&mut engine).await;
     let tokens = prompt(1);
-    engine.store(&tokens).await;
+    engine.store(&tokens);
     eventually("the prompt", || rig.held(&tokens) == 3).await;
     let first = rig.slot();
     rig.want(&engine, "pod-1");
@@ -469,7 +465,7 @@ async fn an_endpoint_that_is_gone_holds_nothing_and_another_pod_there_starts_emp
     assert_eq!(rig.held(&tokens), 0);
 
     rig.heard(&mut engine).await;
-    engine.store(&tokens).await;
+    engine.store(&tokens);
     eventually("the prompt", || rig.held(&tokens) == 3).await;
     assert!(rig.state().cold, "this pod's beginning was missed");
     let second = rig.slot();
@@ -511,6 +507,7 @@ async fn events_wait_for_a_busy_writer_and_hints_do_not() {
         Arc::new(Settings::default()),
         Arc::clone(&shared),
         changes.clone(),
+        Arc::new(Semaphore::new(QUEUE_KIB)),
         Arc::new(Never),
         metrics.clone(),
     );
@@ -522,7 +519,7 @@ async fn events_wait_for_a_busy_writer_and_hints_do_not() {
     };
     // The first change, which makes the endpoint known, fills the queue.
     while !page().contains("{type=\"foreign\"}") {
-        engine.send("kv@203.0.113.9:1@x", 0, Vec::new()).await;
+        engine.send("kv@203.0.113.9:1@x", 0, Vec::new());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let slot = index::new(Limits::default()).0.add_endpoint();
@@ -530,7 +527,7 @@ async fn events_wait_for_a_busy_writer_and_hints_do_not() {
     assert!(!hints.remember(slot, Vec::new().into()));
     assert!(page().contains("hints_dropped_total{type=\"history\"} 1"));
     for first in [1, 100, 200] {
-        engine.store(&prompt(first)).await;
+        engine.store(&prompt(first));
     }
     eventually("the pod waits", || {
         page().contains("stream_events_total{type=\"queue_full\"} 1")

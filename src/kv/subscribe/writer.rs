@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::MissedTickBehavior;
 
 use super::{Shared, States};
@@ -32,6 +32,8 @@ pub(super) enum Change {
         model: Arc<str>,
         rank: u32,
         events: Vec<Event>,
+        /// Given back once the batch is applied.
+        room: OwnedSemaphorePermit,
     },
     /// An endpoint will hold these blocks.
     Speculate {
@@ -137,6 +139,7 @@ fn apply(index: &mut Writer, change: Change, metrics: &Metrics) {
             model,
             rank,
             events,
+            room: _room,
         } => {
             if let Some(slot) = of.slot.get() {
                 batch(index, *slot, rank, &model, &events, metrics);

@@ -10,12 +10,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
-use zeromq::{
-    RouterSendHalf, RouterSocket, Socket as _, SocketRecv as _, SocketSend as _, ZmqMessage,
-};
 
 use super::ring::Ring;
 use crate::telemetry::shutdown::Shutdown;
+use crate::zmtp::{PeerTally, Request, RouterSocket, SocketSettings};
 
 /// Replays at once; more are not answered.
 const MAX_REPLAYS: usize = 8;
@@ -23,7 +21,8 @@ const MAX_REPLAYS: usize = 8;
 const MAX_TIME: Duration = Duration::from_secs(30);
 const END: [u8; 8] = [0xff; 8];
 
-/// Listens, and returns the address with the port that was chosen.
+/// Listens, and returns the address with the port that was chosen, and which peers were
+/// dropped.
 ///
 /// # Errors
 /// When the address cannot be listened on.
@@ -32,20 +31,22 @@ pub(super) async fn start(
     topic: Bytes,
     ring: Arc<Mutex<Ring>>,
     shutdown: &Shutdown,
-) -> anyhow::Result<String> {
-    let mut socket = RouterSocket::new();
-    let bound = socket.bind(address).await;
-    let bound = bound.with_context(|| format!("replay KV events on {address}"))?;
-    let (sender, mut receiver) = socket.split();
+) -> anyhow::Result<(String, Arc<PeerTally>)> {
+    let router = RouterSocket::bind(address, SocketSettings::default(), shutdown).await;
+    let mut router = router.context("replay KV events")?;
+    let (bound, tally) = (router.address().to_owned(), router.tally());
     let seats = Arc::new(Semaphore::new(MAX_REPLAYS));
     let stop = shutdown.clone();
     shutdown.spawn("kv event replay", async move {
         loop {
             let request = tokio::select! {
                 () = stop.requested() => return Ok(()),
-                request = receiver.recv() => request,
+                request = router.receive() => request,
             };
-            let Some((peer, from)) = request.ok().and_then(|request| read(&request)) else {
+            let Some(request) = request else {
+                return Ok(());
+            };
+            let Some(from) = read(&request.frames) else {
                 continue;
             };
             let Ok(seat) = seats.clone().try_acquire_owned() else {
@@ -55,39 +56,38 @@ pub(super) async fn start(
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .from(from);
-            let (sender, topic) = (sender.clone(), topic.clone());
+            let topic = topic.clone();
             // Ends by itself after MAX_TIME.
             tokio::spawn(async move {
                 let _seat = seat;
-                let answer = answer(sender, peer, topic, batches);
+                let answer = answer(request, topic, batches);
                 if tokio::time::timeout(MAX_TIME, answer).await.is_err() {
                     tracing::warn!("a replay of KV events took too long");
                 }
             });
         }
     });
-    Ok(bound.to_string())
+    Ok((bound, tally))
 }
 
-/// The peer and the first number it wants.
-fn read(request: &ZmqMessage) -> Option<(Bytes, u64)> {
-    let number: [u8; 8] = request.get(request.len().checked_sub(1)?)?[..]
-        .try_into()
-        .ok()?;
-    (request.len() == 3).then_some((request.get(0)?.clone(), u64::from_be_bytes(number)))
+/// The first number that is wanted.
+fn read(frames: &[Bytes]) -> Option<u64> {
+    let [_, number] = frames else {
+        return None;
+    };
+    let number = <[u8; 8]>::try_from(&number[..]).ok()?;
+    Some(u64::from_be_bytes(number))
 }
 
-async fn answer(mut sender: RouterSendHalf, peer: Bytes, topic: Bytes, batches: Vec<(u64, Bytes)>) {
-    let frames = batches
+async fn answer(request: Request, topic: Bytes, batches: Vec<(u64, Bytes)>) {
+    let replies = batches
         .into_iter()
         .map(|(number, payload)| (topic.clone(), number.to_be_bytes(), payload))
         .chain([(Bytes::new(), END, Bytes::new())]);
-    for (topic, number, payload) in frames {
-        let mut message = ZmqMessage::from(peer.clone());
-        for frame in [Bytes::new(), topic, number.to_vec().into(), payload] {
-            message.push_back(frame);
-        }
-        if sender.send(message).await.is_err() {
+    for (topic, number, payload) in replies {
+        let number = Bytes::copy_from_slice(&number);
+        let frames = [Bytes::new(), topic, number, payload];
+        if request.reply(&frames).await.is_err() {
             return;
         }
     }

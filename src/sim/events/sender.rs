@@ -1,24 +1,19 @@
-//! Numbered batches -> ZeroMQ messages. IO: owns the PUB socket.
+//! Numbered batches -> ZeroMQ messages. IO: sends on the PUB socket.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
 use tokio::sync::mpsc;
-use zeromq::{PubSocket, Socket as _, SocketEvent, SocketSend as _, ZmqMessage};
 
 use super::ring::Ring;
 use super::{Job, Oddity, Wire};
 use crate::kv::event::{EncodeBatch, EncodeEvent, EncodeStored, Form, Medium, SpecKind, encode};
 use crate::sim::engine::CacheEvent;
+use crate::zmtp::PubSocket;
 
-/// Time between attempts to reach a subscriber that we dial.
-const RECONNECT: Duration = Duration::from_millis(500);
-
-/// Owns the PUB socket.
+/// Writes batches and hands them to the socket.
 pub(super) struct Sender {
-    socket: PubSocket,
+    socket: Arc<PubSocket>,
     topic: String,
     wire: Wire,
     ring: Arc<Mutex<Ring>>,
@@ -27,7 +22,7 @@ pub(super) struct Sender {
 
 impl Sender {
     pub(super) fn new(
-        socket: PubSocket,
+        socket: Arc<PubSocket>,
         topic: String,
         wire: Wire,
         ring: Arc<Mutex<Ring>>,
@@ -42,39 +37,13 @@ impl Sender {
     }
 
     /// Sends until there is nobody left who could hand something in.
-    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>, dial: Option<String>) {
-        let mut monitor = self.socket.monitor();
-        if let Some(endpoint) = &dial {
-            self.connect(endpoint).await;
-        }
-        loop {
-            tokio::select! {
-                job = jobs.recv() => match job {
-                    Some(job) => self.handle(job).await,
-                    None => return,
-                },
-                event = monitor.next() => {
-                    if let (Some(SocketEvent::Disconnected(_)), Some(endpoint)) = (event, &dial) {
-                        self.connect(endpoint).await;
-                    }
-                }
-            }
+    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        while let Some(job) = jobs.recv().await {
+            self.handle(job);
         }
     }
 
-    async fn connect(&mut self, endpoint: &str) {
-        let mut told = false;
-        while let Err(error) = self.socket.connect(endpoint).await {
-            if !told {
-                tracing::warn!(endpoint, %error, "cannot reach the subscriber of KV events");
-                told = true;
-            }
-            tokio::time::sleep(RECONNECT).await;
-        }
-        tracing::info!(endpoint, "connected to the subscriber of KV events");
-    }
-
-    async fn handle(&mut self, job: Job) {
+    fn handle(&mut self, job: Job) {
         match job {
             Job::Batch {
                 number,
@@ -86,14 +55,14 @@ impl Sender {
                 self.ring().push(number, payload.clone());
                 self.last = Some((number, payload.clone()));
                 if send {
-                    self.send(self.topic.clone(), number, payload).await;
+                    self.send(self.topic.clone(), number, payload);
                 }
             }
             Job::Odd {
                 oddity,
                 number,
                 seconds,
-            } => self.odd(oddity, number, seconds).await,
+            } => self.odd(oddity, number, seconds),
             Job::Forget => {
                 self.ring().clear();
                 self.last = None;
@@ -101,37 +70,31 @@ impl Sender {
         }
     }
 
-    async fn odd(&mut self, oddity: Oddity, number: u64, seconds: f64) {
+    fn odd(&self, oddity: Oddity, number: u64, seconds: f64) {
         let payload = Bytes::from(oddity.payload(self.wire, seconds));
         match oddity {
             Oddity::Duplicate => {
                 if let Some((number, payload)) = self.last.clone() {
-                    self.send(self.topic.clone(), number, payload).await;
+                    self.send(self.topic.clone(), number, payload);
                 }
             }
             Oddity::OutOfOrder => {
                 for number in [number + 1, number] {
-                    self.send(self.topic.clone(), number, payload.clone()).await;
+                    self.send(self.topic.clone(), number, payload.clone());
                 }
             }
             Oddity::OtherModel => {
-                self.send(format!("{}-other", self.topic), number, payload)
-                    .await;
+                self.send(format!("{}-other", self.topic), number, payload);
             }
             Oddity::Garbage | Oddity::UnknownType | Oddity::UnknownParent => {
-                self.send(self.topic.clone(), number, payload).await;
+                self.send(self.topic.clone(), number, payload);
             }
         }
     }
 
-    async fn send(&mut self, topic: String, number: u64, payload: Bytes) {
-        let mut message = ZmqMessage::from(topic.into_bytes());
-        message.push_back(number.to_be_bytes().to_vec().into());
-        message.push_back(payload);
-        // Only hands over to the socket's own queues, which drop what is too slow to read.
-        if let Err(error) = self.socket.send(message).await {
-            tracing::debug!(%error, "KV events not sent");
-        }
+    fn send(&self, topic: String, number: u64, payload: Bytes) {
+        let number = Bytes::copy_from_slice(&number.to_be_bytes());
+        self.socket.send(&[topic.into(), number, payload]);
     }
 
     fn ring(&self) -> std::sync::MutexGuard<'_, Ring> {

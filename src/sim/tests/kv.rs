@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use zeromq::{DealerSocket, Socket as _, SocketRecv as _, SocketSend as _, SubSocket, ZmqMessage};
 
 use super::support::{DEADLINE, TestSim};
 use crate::kv::blocks::engine::{Extra, none_hash, sha256_cbor};
 use crate::kv::event::{Batch, Event, Form, HashForm, Reason, decode};
 use crate::sim::cli::Config;
+use crate::zmtp::{DealerSocket, SocketSettings, SubSocket};
 
 const TOPIC: &str = "kv@127.0.0.1:8000@m";
 const EVENTS: &str =
@@ -28,9 +28,9 @@ async fn publisher(change: impl FnOnce(&mut Config)) -> (TestSim, SubSocket) {
         change(config);
     })
     .await;
-    let mut socket = SubSocket::new();
-    socket.connect(&sim.running.events.events).await.unwrap();
-    socket.subscribe("kv@").await.unwrap();
+    let settings = SocketSettings::default();
+    let socket = SubSocket::connect(&sim.running.events.events, b"kv@", &settings).await;
+    let mut socket = socket.unwrap();
     // A subscription takes time to arrive, and what is published before is lost.
     loop {
         sim.post(
@@ -39,12 +39,12 @@ async fn publisher(change: impl FnOnce(&mut Config)) -> (TestSim, SubSocket) {
         )
         .await;
         let pause = std::time::Duration::from_millis(50);
-        if tokio::time::timeout(pause, socket.recv()).await.is_ok() {
+        if tokio::time::timeout(pause, socket.receive()).await.is_ok() {
             break;
         }
     }
     while let Ok(Ok(_)) =
-        tokio::time::timeout(std::time::Duration::from_millis(100), socket.recv()).await
+        tokio::time::timeout(std::time::Duration::from_millis(100), socket.receive()).await
     {}
     sim.post("/sim/faults", &json!({"events": {"reset_sequence": true}}))
         .await;
@@ -64,11 +64,10 @@ impl Heard {
 }
 
 async fn hear(socket: &mut SubSocket) -> Heard {
-    let message = tokio::time::timeout(DEADLINE, socket.recv())
+    let frames = tokio::time::timeout(DEADLINE, socket.receive())
         .await
         .unwrap()
         .unwrap();
-    let frames: Vec<Bytes> = message.into_vec();
     assert_eq!(frames.len(), 3);
     Heard {
         topic: String::from_utf8(frames[0].to_vec()).unwrap(),
@@ -161,18 +160,16 @@ async fn salts_and_adapters_are_named_and_keep_caches_apart() {
 }
 
 async fn replay(address: &str, from: u64) -> Vec<(u64, Bytes)> {
-    let mut socket = DealerSocket::new();
-    socket.connect(address).await.unwrap();
-    let mut request = ZmqMessage::from(Bytes::new());
-    request.push_back(from.to_be_bytes().to_vec().into());
-    socket.send(request).await.unwrap();
+    let socket = DealerSocket::connect(address, &SocketSettings::default()).await;
+    let mut socket = socket.unwrap();
+    let request = [Bytes::new(), from.to_be_bytes().to_vec().into()];
+    socket.send(&request).await.unwrap();
     let mut batches = Vec::new();
     loop {
-        let reply = tokio::time::timeout(DEADLINE, socket.recv())
+        let frames = tokio::time::timeout(DEADLINE, socket.receive())
             .await
             .unwrap()
             .unwrap();
-        let frames = reply.into_vec();
         assert_eq!(frames.len(), 4);
         let number = u64::from_be_bytes(frames[2][..].try_into().unwrap());
         if number == u64::MAX {
@@ -239,13 +236,16 @@ async fn odd_batches_look_as_odd_as_they_should() {
 
 #[tokio::test]
 async fn an_endpoint_without_a_wildcard_is_dialled() {
-    let mut socket = SubSocket::new();
-    let address = socket.bind("tcp://127.0.0.1:0").await.unwrap().to_string();
-    socket.subscribe("").await.unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("tcp://{}", listener.local_addr().unwrap());
     let sim = TestSim::start_with(&["--kv-events-config", EVENTS], |config| {
         config.kv_events.as_mut().unwrap().endpoint = address;
     })
     .await;
+    let accepted = tokio::time::timeout(DEADLINE, listener.accept()).await;
+    let (stream, _) = accepted.unwrap().unwrap();
+    let socket = SubSocket::accepted(stream, b"", &SocketSettings::default()).await;
+    let mut socket = socket.unwrap();
     // The first batches may come before the subscription does.
     let mut at = 0;
     let heard = loop {
@@ -253,12 +253,12 @@ async fn an_endpoint_without_a_wildcard_is_dialled() {
         let tokens: Vec<u32> = (at * 100..at * 100 + 20).collect();
         sim.post("/v1/completions", &completion(&tokens, 1)).await;
         let pause = std::time::Duration::from_millis(50);
-        if let Ok(heard) = tokio::time::timeout(pause, socket.recv()).await {
+        if let Ok(heard) = tokio::time::timeout(pause, socket.receive()).await {
             break heard.unwrap();
         }
         assert!(at < 400);
     };
-    assert_eq!(heard.get(0).unwrap(), TOPIC);
+    assert_eq!(heard[0], TOPIC);
     sim.stop().await;
 }
 
