@@ -16,7 +16,6 @@ pub fn body_for(api: Option<Api>, status: u16, message: &str) -> Value {
 /// The body of an error answer in OpenAI's form.
 pub fn body(status: u16, message: &str) -> Value {
     let kind = match status {
-        400 => "BadRequestError",
         401 => "AuthenticationError",
         403 => "PermissionDeniedError",
         404 => "NotFoundError",

@@ -255,11 +255,9 @@ fn the_articles_model_is_served_through_the_epp() -> Result<()> {
             "{\"model\": 3",
         )
         .await?;
+        // An engine judges it, not the EPP.
         ensure!(wrong.status == 400, "a malformed body: {}", wrong.status);
-        ensure!(
-            wrong.text().contains("invalid JSON at line 1") && engine(&wrong).is_none(),
-            "not refused by the EPP: {wrong:?}"
-        );
+        ensure!(engine(&wrong).is_some(), "no engine was asked: {wrong:?}");
         long_answers_count_until_they_end(&cluster).await?;
 
         let counters = async || -> Result<(f64, f64)> {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{Fields, lenient, member, whole};
 use crate::openai::api::Api;
-use crate::openai::scan::{Elements, Raw, count_chars};
+use crate::openai::scan::{Elements, Raw, count_chars, work};
 
 /// Most tokens read of a prompt: more than any engine's context holds.
 pub const MAX_PROMPT_TOKENS: usize = 4 << 20;
@@ -162,28 +162,48 @@ fn prompts_in(value: Raw<'_>) -> usize {
 /// Token ids; of a list that is cut those before the cut. `None` where anything else is among
 /// them.
 fn tokens(list: Raw<'_>) -> Option<Vec<u32>> {
-    let elements = list.elements()?;
-    let mut ids = Vec::with_capacity((list.bytes().len() / 4).min(MAX_PROMPT_TOKENS));
-    for element in elements.take(MAX_PROMPT_TOKENS) {
+    if let Some(ids) = plain_tokens(list.bytes()) {
+        return Some(ids);
+    }
+    let mut ids = Vec::new();
+    for element in list.elements()?.take(MAX_PROMPT_TOKENS) {
         if !element.is_whole() {
             break;
         }
-        ids.push(digits(element.bytes()).or_else(|| {
-            let id = lenient::count(whole(Some(element))?)?;
-            u32::try_from(id).ok()
-        })?);
+        let id = lenient::count(whole(Some(element))?)?;
+        ids.push(u32::try_from(id).ok()?);
     }
     Some(ids)
 }
 
-/// A plain number below 10^9, which nearly every token id is.
-fn digits(bytes: &[u8]) -> Option<u32> {
-    let plain = (1..=9).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_digit);
-    plain.then(|| {
-        bytes
-            .iter()
-            .fold(0, |number, digit| number * 10 + u32::from(digit - b'0'))
-    })
+/// Token ids in a list of plain numbers below 10^9, which nearly every list of them is.
+fn plain_tokens(list: &[u8]) -> Option<Vec<u32>> {
+    let mut rest = list.strip_prefix(b"[")?;
+    // The most there can be where each has three digits; more make it grow.
+    let mut ids = Vec::with_capacity((rest.len() / 4).min(MAX_PROMPT_TOKENS));
+    work::looked_at(rest.len());
+    while ids.len() < MAX_PROMPT_TOKENS {
+        rest = rest.trim_ascii_start();
+        let mut id = 0;
+        let mut digits = 0;
+        while let Some(digit @ b'0'..=b'9') = rest.get(digits)
+            && digits < 9
+        {
+            id = id * 10 + u32::from(digit - b'0');
+            digits += 1;
+        }
+        rest = rest.get(digits..)?.trim_ascii_start();
+        let (end, behind) = rest.split_first()?;
+        if digits == 0 || !matches!(end, b',' | b']') {
+            return None;
+        }
+        ids.push(id);
+        if *end == b']' {
+            break;
+        }
+        rest = behind;
+    }
+    Some(ids)
 }
 
 impl Prompt<'_> {

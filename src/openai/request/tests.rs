@@ -423,182 +423,113 @@ fn of_a_body_that_is_cut_what_is_there_counts() {
     );
 }
 
+/// What one transfer cannot serve, by fields of a body to an API.
+fn check(api: Option<Api>, cases: &[(&str, Result<(), NotOneTransfer>)]) {
+    for (fields, want) in cases {
+        let body = format!("{{{fields}}}");
+        let request = Request::read(api, body.as_bytes(), true);
+        assert_eq!(request.one_transfer(), *want, "{api:?} {fields}");
+    }
+}
+
 #[test]
-fn one_transfer_serves_one_prompt_sampled_once() {
+fn one_transfer_serves_one_prompt_of_an_api_that_generates() {
     use NotOneTransfer as Not;
+    check(None, &[(r#""prompt":"a""#, Err(Not::NotGenerating))]);
+    let embeddings = Some(Api::Embeddings);
+    check(embeddings, &[(r#""input":"a""#, Err(Not::NotGenerating))]);
+    let render = Some(Api::RenderChat);
+    check(render, &[(r#""messages":[]"#, Err(Not::NotGenerating))]);
     let completions = Some(Api::Completions);
-    let generate = Some(Api::Generate);
-    let responses = Some(Api::Responses);
-    for (api, fields, want) in [
-        (Some(Api::Chat), r#""messages":[]"#, Ok(())),
+    let cases = [
+        (r#""prompt":["a"],"truncate_prompt_tokens":100"#, Ok(())),
+        (r#""prompt":[1,2],"echo":true"#, Ok(())),
+        (r#""prompt":"a"} {"#, Err(Not::Unreadable)),
+        (r#""prompt":"a","x""#, Err(Not::Unreadable)),
+        (r#""max_tokens":9"#, Err(Not::NoPrompt)),
+        (r#""prompt":[]"#, Err(Not::NoPrompt)),
+        (r#""messages":[]"#, Err(Not::NoPrompt)),
         (
-            completions,
-            r#""prompt":"a","n":1,"logprobs":3,"return_token_ids":true"#,
-            Ok(()),
-        ),
-        (
-            completions,
-            r#""prompt":["a"],"truncate_prompt_tokens":100"#,
-            Ok(()),
-        ),
-        (completions, r#""prompt":[1,2],"echo":true"#, Ok(())),
-        (
-            Some(Api::Chat),
-            r#""messages":[],"echo":true,"logprobs":true"#,
-            Ok(()),
-        ),
-        (Some(Api::Messages), r#""messages":[]"#, Ok(())),
-        (
-            responses,
-            r#""input":"a","tools":[{"type":"function"}],"truncation":"disabled""#,
-            Ok(()),
-        ),
-        (
-            generate,
-            r#""token_ids":[1],"sampling_params":{"n":1}"#,
-            Ok(()),
-        ),
-        (None, r#""prompt":"a""#, Err(Not::NotGenerating)),
-        (
-            Some(Api::Embeddings),
-            r#""input":"a""#,
-            Err(Not::NotGenerating),
-        ),
-        (
-            Some(Api::RenderChat),
-            r#""messages":[]"#,
-            Err(Not::NotGenerating),
-        ),
-        (completions, r#""prompt":"a"} {"#, Err(Not::Unreadable)),
-        (completions, r#""prompt":"a","x""#, Err(Not::Unreadable)),
-        (completions, r#""max_tokens":9"#, Err(Not::NoPrompt)),
-        (completions, r#""prompt":[]"#, Err(Not::NoPrompt)),
-        (Some(Api::Chat), r#""prompt":"a""#, Err(Not::NoPrompt)),
-        (
-            completions,
             r#""prompt":["one","two"],"max_tokens":9"#,
             Err(Not::ManyPrompts),
         ),
-        (completions, r#""prompt":[[1],[2]]"#, Err(Not::ManyPrompts)),
+        (r#""prompt":[[1],[2]]"#, Err(Not::ManyPrompts)),
         (
-            completions,
             r#""prompt":"a","prompt_embeds":"AAAA""#,
             Err(Not::PromptEmbeds),
         ),
-        (completions, r#""prompt":"a","n":2"#, Err(Not::ManySamples)),
+    ];
+    check(completions, &cases);
+    let generate = Some(Api::Generate);
+    check(generate, &[(r#""token_ids":[]"#, Err(Not::NoPrompt))]);
+    check(Some(Api::Chat), &[(r#""prompt":"a""#, Err(Not::NoPrompt))]);
+    check(Some(Api::Messages), &[(r#""messages":[]"#, Ok(()))]);
+}
+
+#[test]
+fn one_transfer_serves_one_sample_without_probabilities_of_the_prompt() {
+    use NotOneTransfer as Not;
+    let cases = [
+        (r#""n":1,"logprobs":3,"return_token_ids":true"#, Ok(())),
+        (r#""n":2"#, Err(Not::ManySamples)),
+        (r#""n":"2""#, Err(Not::ManySamples)),
+        (r#""n":2.0"#, Err(Not::ManySamples)),
+        (r#""n":1,"\u006e":3"#, Err(Not::ManySamples)),
+        (r#""n":[1]"#, Err(Not::ManySamples)),
+        (r#""n":2,"n":1"#, Ok(())),
+        (r#""n":2,"n":null"#, Ok(())),
+        (r#""n":true"#, Ok(())),
+        (r#""best_of":4"#, Err(Not::ManySamples)),
+        (r#""use_beam_search":"yes""#, Err(Not::BeamSearch)),
+        (r#""prompt_logprobs":0"#, Err(Not::PromptLogprobs)),
+        (r#""echo":"true","logprobs":0"#, Err(Not::Echo)),
+        (r#""echo":"maybe","logprobs":1"#, Err(Not::Echo)),
+        (r#""echo":"false","logprobs":1"#, Ok(())),
+        (r#""truncate_prompt_tokens":-1"#, Err(Not::Truncation)),
+        (r#""sampling_params":{"n":2}"#, Ok(())),
+    ];
+    for (fields, want) in cases {
+        let fields = format!(r#"{fields},"prompt":"a""#);
+        check(Some(Api::Completions), &[(&fields, want)]);
+    }
+    // There, `echo` is about the last message.
+    let echo = r#""messages":[],"echo":true,"logprobs":true"#;
+    check(Some(Api::Chat), &[(echo, Ok(()))]);
+    for (params, want) in [
+        (r#"{"n":1,"max_tokens":9}"#, Ok(())),
+        (r#"{"n":2}"#, Err(Not::ManySamples)),
+        (r#"{"prompt_logprobs":1}"#, Err(Not::PromptLogprobs)),
         (
-            completions,
-            r#""prompt":"a","n":"2""#,
-            Err(Not::ManySamples),
-        ),
-        (
-            completions,
-            r#""prompt":"a","n":2.0"#,
-            Err(Not::ManySamples),
-        ),
-        (
-            completions,
-            r#""prompt":"a","n":1,"\u006e":3"#,
-            Err(Not::ManySamples),
-        ),
-        (completions, r#""prompt":"a","n":2,"n":1"#, Ok(())),
-        (completions, r#""prompt":"a","n":true"#, Ok(())),
-        (completions, r#""prompt":"a","n":null"#, Ok(())),
-        (
-            completions,
-            r#""prompt":"a","n":[1]"#,
-            Err(Not::ManySamples),
-        ),
-        (
-            completions,
-            r#""prompt":"a","best_of":4"#,
-            Err(Not::ManySamples),
-        ),
-        (
-            Some(Api::Chat),
-            r#""messages":[],"use_beam_search":"yes""#,
-            Err(Not::BeamSearch),
-        ),
-        (
-            Some(Api::Chat),
-            r#""messages":[],"prompt_logprobs":0"#,
-            Err(Not::PromptLogprobs),
-        ),
-        (
-            completions,
-            r#""prompt":"a","echo":"true","logprobs":0"#,
-            Err(Not::Echo),
-        ),
-        (
-            completions,
-            r#""prompt":"a","echo":"maybe","logprobs":1"#,
-            Err(Not::Echo),
-        ),
-        (
-            completions,
-            r#""prompt":"a","truncate_prompt_tokens":-1"#,
-            Err(Not::Truncation),
-        ),
-        (
-            generate,
-            r#""token_ids":[1],"sampling_params":{"n":2}"#,
-            Err(Not::ManySamples),
-        ),
-        (
-            generate,
-            r#""token_ids":[1],"sampling_params":{"prompt_logprobs":1}"#,
-            Err(Not::PromptLogprobs),
-        ),
-        (
-            generate,
-            r#""token_ids":[1],"sampling_params":{"skip_reading_prefix_cache":true}"#,
+            r#"{"skip_reading_prefix_cache":true}"#,
             Err(Not::NoCacheRead),
         ),
-        (generate, r#""token_ids":[]"#, Err(Not::NoPrompt)),
+    ] {
+        let fields = format!(r#""token_ids":[1],"sampling_params":{params}"#);
+        check(Some(Api::Generate), &[(&fields, want)]);
+    }
+}
+
+#[test]
+fn one_transfer_serves_responses_that_stand_alone() {
+    use NotOneTransfer as Not;
+    for (fields, want) in [
         (
-            Some(Api::Chat),
-            r#""messages":[],"sampling_params":{"n":2}"#,
+            r#""tools":[{"type":"function"}],"truncation":"disabled""#,
             Ok(()),
         ),
+        (r#""previous_response_id":null,"background":false"#, Ok(())),
+        (r#""truncation":"auto""#, Err(Not::Truncation)),
+        (r#""truncation":null"#, Err(Not::Truncation)),
+        (r#""previous_response_id":"resp_1""#, Err(Not::StoredState)),
+        (r#""conversation":{"id":"c"}"#, Err(Not::StoredState)),
+        (r#""background":true"#, Err(Not::Background)),
         (
-            responses,
-            r#""input":"a","truncation":"auto""#,
-            Err(Not::Truncation),
-        ),
-        (
-            responses,
-            r#""input":"a","truncation":null"#,
-            Err(Not::Truncation),
-        ),
-        (
-            responses,
-            r#""input":"a","previous_response_id":"resp_1""#,
-            Err(Not::StoredState),
-        ),
-        (
-            responses,
-            r#""input":"a","previous_response_id":null,"background":false"#,
-            Ok(()),
-        ),
-        (
-            responses,
-            r#""input":"a","conversation":{"id":"c"}"#,
-            Err(Not::StoredState),
-        ),
-        (
-            responses,
-            r#""input":"a","background":true"#,
-            Err(Not::Background),
-        ),
-        (
-            responses,
-            r#""input":"a","tools":[{"type":"function"},{"type":"web_search"}]"#,
+            r#""tools":[{"type":"function"},{"type":"mcp"}]"#,
             Err(Not::EngineTools),
         ),
     ] {
-        let body = format!("{{{fields}}}");
-        let request = Request::read(api, body.as_bytes(), true);
-        assert_eq!(request.one_transfer(), want, "{api:?} {fields}");
+        let fields = format!(r#"{fields},"input":"a""#);
+        check(Some(Api::Responses), &[(&fields, want)]);
     }
 }
 

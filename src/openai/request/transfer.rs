@@ -194,7 +194,7 @@ fn maybe(value: Option<Raw<'_>>) -> bool {
     whole(value).is_some_and(|value| lenient::flag(value) != Some(false))
 }
 
-fn nested<'a>(object: Option<Raw<'a>>) -> Fields<'a> {
+fn nested(object: Option<Raw<'_>>) -> Fields<'_> {
     let members = whole(object).and_then(Raw::members);
     members.map_or_else(Fields::default, |mut members| Fields::read(&mut members))
 }

@@ -5,8 +5,11 @@ use serde_json::Value;
 
 use super::*;
 
-/// The members as (key, raw value, whole), and how the object ended.
-fn members(text: &[u8]) -> (Vec<(String, Vec<u8>, bool)>, Option<End>) {
+/// A key, its raw value, and whether that is whole.
+type Found = (String, Vec<u8>, bool);
+
+/// The members, and how the object ended.
+fn members(text: &[u8]) -> (Vec<Found>, Option<End>) {
     let Some(mut members) = Members::of(text) else {
         return (Vec::new(), None);
     };
@@ -75,7 +78,7 @@ fn of_what_no_parser_reads_the_beginning_is_read() {
         (r#"{"a":1,"b":12"#, "a=1 b=12… cut"),
         (r#"{"a":"x\""#, r#"a="x\"… cut"#),
         (r#"{"a":"x\"#, r#"a="x\… cut"#),
-        ("{\0\"\0a\0\"\0:\01\0}\0", " broken at 1"),
+        ("{\0\"\0a\0\"\0:\0x\0}\0", " broken at 1"),
         ("{\u{a0}\"a\":1}", " broken at 1"),
         (r#"{"a":[{"b":[1]}"#, r#"a=[{"b":[1]}… cut"#),
     ] {
