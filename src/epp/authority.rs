@@ -7,7 +7,13 @@
 //! character, so the HTTP/2 library refuses such streams with PROTOCOL_ERROR. Here it becomes
 //! `_`. The length stays, so that both ends keep the same HPACK table (RFC 7541 section 4.1),
 //! and nothing else of the connection is looked at.
+//!
+//! The filter that the operator renders names a readable authority itself: this is for filters
+//! that others wrote. Of a connection that needs no mending every byte goes through as it came,
+//! at the cost of stepping over the fields of each header block; nothing is decoded but a value
+//! of `:authority` itself.
 
+use std::borrow::Cow;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -180,19 +186,22 @@ fn find_authority(block: &[u8]) -> Option<(usize, usize, Vec<u8>)> {
         };
         let (name, after) = integer(block, at, prefix_bits)?;
         at = if name == 0 {
-            string(block, after)?.1
+            span(block, after)?.end
         } else {
             after
         };
-        let (value, end) = string(block, at)?;
-        if name == AUTHORITY && value.iter().any(|byte| !readable(*byte)) {
-            let clean = value
-                .iter()
-                .map(|byte| if readable(*byte) { *byte } else { b'_' })
-                .collect();
-            return Some((at, end, clean));
+        let value = span(block, at)?;
+        if name == AUTHORITY {
+            let text = text(block, &value)?;
+            if !text.iter().copied().all(readable) {
+                let clean = text
+                    .iter()
+                    .map(|byte| if readable(*byte) { *byte } else { b'_' })
+                    .collect();
+                return Some((at, value.end, clean));
+            }
         }
-        at = end;
+        at = value.end;
     }
     None
 }
@@ -221,18 +230,32 @@ fn integer(block: &[u8], at: usize, prefix_bits: u32) -> Option<(u64, usize)> {
     None
 }
 
-/// RFC 7541 section 5.2.
-fn string(block: &[u8], at: usize) -> Option<(Vec<u8>, usize)> {
+/// A string literal (RFC 7541 section 5.2), found and not decoded.
+struct Span {
+    huffman: bool,
+    start: usize,
+    end: usize,
+}
+
+fn span(block: &[u8], at: usize) -> Option<Span> {
     let huffman = *block.get(at)? & 0x80 != 0;
     let (length, start) = integer(block, at, 7)?;
     let end = start.checked_add(usize::try_from(length).ok()?)?;
-    let raw = block.get(start..end)?;
-    if !huffman {
-        return Some((raw.to_vec(), end));
+    (end <= block.len()).then_some(Span {
+        huffman,
+        start,
+        end,
+    })
+}
+
+fn text<'a>(block: &'a [u8], span: &Span) -> Option<Cow<'a, [u8]>> {
+    let raw = block.get(span.start..span.end)?;
+    if !span.huffman {
+        return Some(raw.into());
     }
     let mut text = Vec::with_capacity(raw.len() * 2);
     httlib_huffman::decode(raw, &mut text, DecoderSpeed::FourBits).ok()?;
-    Some((text, end))
+    Some(text.into())
 }
 
 fn put_string(out: &mut Vec<u8>, text: &[u8]) {
@@ -255,6 +278,7 @@ fn put_string(out: &mut Vec<u8>, text: &[u8]) {
 pub(super) struct Readable<S> {
     inner: S,
     rewriter: Rewriter,
+    space: Box<[u8; READ_SIZE]>,
     ready: Vec<u8>,
     given: usize,
 }
@@ -264,6 +288,7 @@ impl<S> Readable<S> {
         Self {
             inner,
             rewriter: Rewriter::new(),
+            space: Box::new([0; READ_SIZE]),
             ready: Vec::new(),
             given: 0,
         }
@@ -280,8 +305,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Readable<S> {
         while this.given == this.ready.len() {
             this.ready.clear();
             this.given = 0;
-            let mut space = [0; READ_SIZE];
-            let mut read = ReadBuf::new(&mut space);
+            let mut read = ReadBuf::new(&mut this.space[..]);
             match Pin::new(&mut this.inner).poll_read(context, &mut read) {
                 Poll::Ready(Ok(())) if read.filled().is_empty() => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(())) => this.rewriter.push(read.filled(), &mut this.ready),

@@ -18,6 +18,11 @@ use super::plan::artifacts::Artifacts;
 use crate::api::modelservice::Parallelism;
 use crate::contract;
 
+/// The EPP's program in this project's image.
+pub const EPP_PROGRAM: &str = "/epp";
+/// The routing sidecar's program in this project's image.
+pub const SIDECAR_PROGRAM: &str = "/routing-proxy";
+
 /// What the engine container of a role is filled with.
 #[derive(Clone, Debug)]
 pub struct Engine<'a> {
@@ -103,6 +108,13 @@ pub fn has_flag(container: &Container, flag: &str) -> bool {
                 .strip_prefix(flag)
                 .is_some_and(|rest| rest.starts_with('='))
     })
+}
+
+/// True when the container's command is that program of this project's image: the image
+/// has no program of its own that is an EPP or a sidecar, so who wants one names it.
+pub fn starts(container: &Container, program: &str) -> bool {
+    let command = container.command.as_ref();
+    command.and_then(|command| command.first()).map(String::as_str) == Some(program)
 }
 
 /// The main container of that name, made first in the pod where it is absent.
@@ -282,7 +294,7 @@ pub fn fill_sidecar(pod: &mut PodSpec, image: &str, nixl: bool) {
         container.image = Some(image.to_owned());
         container
             .command
-            .get_or_insert_with(|| vec!["/routing-proxy".to_owned()]);
+            .get_or_insert_with(|| vec![SIDECAR_PROGRAM.to_owned()]);
     }
     let mut args = Vec::new();
     if !has_flag(container, "--port") {
@@ -305,6 +317,10 @@ pub fn fill_sidecar(pod: &mut PodSpec, image: &str, nixl: bool) {
         .readiness_probe
         .get_or_insert_with(|| http_probe(contract::PORT_SERVING, 5, 3));
     container.security_context.get_or_insert_with(restricted);
+    // The sidecar holds at most 128 MiB of bodies at once; the rest is connections.
+    container
+        .resources
+        .get_or_insert_with(|| resources(&[("memory", "64Mi")], "512Mi"));
 }
 
 /// Fills the EPP's pod; `args` are those of a container without command and args.
@@ -314,7 +330,7 @@ pub fn fill_epp(pod: &mut PodSpec, image: &str, args: Vec<String>) {
         container.image = Some(image.to_owned());
         container
             .command
-            .get_or_insert_with(|| vec!["/epp".to_owned()]);
+            .get_or_insert_with(|| vec![EPP_PROGRAM.to_owned()]);
     }
     if container.args.as_ref().is_none_or(Vec::is_empty) {
         container.args = Some(args);
@@ -331,26 +347,27 @@ pub fn fill_epp(pod: &mut PodSpec, image: &str, args: Vec<String>) {
         [
             field_var("POD_NAME", "metadata.name"),
             field_var("POD_NAMESPACE", "metadata.namespace"),
-            field_var("POD_IP", "status.podIP"),
+            field_var(contract::ENV_POD_IP, "status.podIP"),
         ],
     );
+    // An EPP serves once it knows its endpoints: it is given ten minutes for that. One that
+    // stops answering later leaves the Service within six seconds, and starts again within
+    // twenty.
+    container
+        .startup_probe
+        .get_or_insert_with(|| grpc_probe(2, 300));
     container
         .readiness_probe
-        .get_or_insert_with(|| grpc_probe(2, 3));
+        .get_or_insert_with(|| grpc_probe(2, 2));
     container
         .liveness_probe
-        .get_or_insert_with(|| grpc_probe(10, 6));
+        .get_or_insert_with(|| grpc_probe(5, 3));
     container.security_context.get_or_insert_with(restricted);
+    // The EPP holds at most 128 MiB of bodies at once; the index of the KV cache and the
+    // tokenizer take most of the rest.
     container
         .resources
-        .get_or_insert_with(|| ResourceRequirements {
-            requests: Some(
-                [("cpu", "250m"), ("memory", "256Mi")]
-                    .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())))
-                    .into(),
-            ),
-            ..ResourceRequirements::default()
-        });
+        .get_or_insert_with(|| resources(&[("cpu", "250m"), ("memory", "256Mi")], "1Gi"));
     pod.security_context.get_or_insert_with(restricted_pod);
 }
 
@@ -417,6 +434,20 @@ pub fn restricted_pod() -> PodSecurityContext {
             localhost_profile: None,
         }),
         ..PodSecurityContext::default()
+    }
+}
+
+/// Requests, and a limit of memory. No limit of CPU: a throttled EPP or sidecar makes every
+/// request late.
+pub fn resources(requests: &[(&str, &str)], memory: &str) -> ResourceRequirements {
+    let amounts = |pairs: &[(&str, &str)]| {
+        let pair = |(name, amount): &(&str, &str)| ((*name).to_owned(), Quantity((*amount).to_owned()));
+        Some(pairs.iter().map(pair).collect())
+    };
+    ResourceRequirements {
+        requests: amounts(requests),
+        limits: amounts(&[("memory", memory)]),
+        ..ResourceRequirements::default()
     }
 }
 

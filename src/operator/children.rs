@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::ApiResource;
+use kube::core::{ApiResource, Selector};
 use kube::{Resource, ResourceExt as _};
 use serde::Serialize;
 use serde_json::Value;
@@ -66,6 +66,8 @@ pub enum ChildKey {
     ConfigMaps,
     /// Password of the Redis we render.
     RedisSecret,
+    /// Secret under which the EPP publishes names of sessions.
+    EppSecret,
     /// Account of prefill and decode pods.
     PdServiceAccount,
     /// Account of the EPP.
@@ -82,6 +84,8 @@ pub enum ChildKey {
     PrefillDeployment,
     /// Their Service.
     PrefillService,
+    /// The headless Service that tells sidecars which prefill pods there are.
+    PrefillPods,
     /// Decode engines.
     DecodeDeployment,
     /// Their Service.
@@ -106,6 +110,7 @@ impl ChildKey {
         match self {
             Self::ConfigMaps => "configMaps",
             Self::RedisSecret => "redisSecret",
+            Self::EppSecret => "eppSecret",
             Self::PdServiceAccount => "pdServiceAccount",
             Self::EppServiceAccount => "eppServiceAccount",
             Self::EppRoleBinding => "eppRoleBinding",
@@ -114,6 +119,7 @@ impl ChildKey {
             Self::RedisService => "redisService",
             Self::PrefillDeployment => "prefillDeployment",
             Self::PrefillService => "prefillService",
+            Self::PrefillPods => "prefillPods",
             Self::DecodeDeployment => "decodeDeployment",
             Self::DecodeService => "decodeService",
             Self::EppDeployment => "eppDeployment",
@@ -162,6 +168,11 @@ macro_rules! with_object {
             Object::EnvoyFilter($inner) => $body,
         }
     };
+}
+
+/// Which pods are a Deployment's; `None` for a selector that no API server accepts.
+pub fn pods_of(deployment: &Deployment) -> Option<Selector> {
+    deployment.spec.selector.clone().try_into().ok()
 }
 
 // === impl Object ===

@@ -41,6 +41,11 @@ pub fn service(ms: &str, role: Role) -> String {
     child(ms, &format!("-service-{}", role.as_str()))
 }
 
+/// Name of the headless Service whose addresses are those of the ready prefill pods.
+pub fn prefill_pods(ms: &str) -> String {
+    child(ms, "-prefill-pods")
+}
+
 /// Name of the account of prefill and decode pods.
 pub fn pd_service_account(ms: &str) -> String {
     child(ms, "-sa")
@@ -54,6 +59,11 @@ pub fn epp_deployment(ms: &str) -> String {
 /// Name of the EPP's Service.
 pub fn epp_service(ms: &str) -> String {
     child(ms, "-epp-service")
+}
+
+/// Name of the Secret that the replicas of the EPP share.
+pub fn epp_secret(ms: &str) -> String {
+    child(ms, "-epp-secret")
 }
 
 /// Name of the EPP's account.
@@ -153,6 +163,8 @@ mod tests {
                     pd_service_account(ms),
                     epp_deployment(ms),
                     epp_service(ms),
+                    epp_secret(ms),
+                    prefill_pods(ms),
                     epp_service_account(ms),
                     epp_role_binding(ms),
                     inference_pool(ms),

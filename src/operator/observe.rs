@@ -8,9 +8,9 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 
-use super::children::{Applied, ChildKey, Children, Object};
+use super::children::{Applied, ChildKey, Children, Object, pods_of};
 use super::error::Error;
-use super::plan::{ExternalRedis, Place, Plan, redacted};
+use super::plan::{ExternalRedis, Place, Plan, redacted, redis_url};
 use super::resolved::Served;
 use crate::api::ModelService;
 use crate::api::foreign::{Gateway, HTTPRoute};
@@ -84,21 +84,9 @@ pub fn is_ready(deployment: &Deployment) -> bool {
 /// Why the pods of a Deployment are not ready: the first reason any of them gives.
 async fn explain(client: &Client, plan: &Plan, deployment: &Deployment) -> Result<String, Error> {
     let namespace = deployment.namespace().unwrap_or_default();
-    let selector = deployment
-        .spec
-        .selector
-        .match_labels
-        .as_ref()
-        .map(|labels| {
-            labels
-                .iter()
-                .map(|(key, value)| format!("{key}={value}"))
-                .collect::<Vec<_>>()
-                .join(",")
-        })
-        .unwrap_or_default();
+    let pods_of = pods_of(deployment).unwrap_or_default();
     let pods = Api::<Pod>::namespaced(client.clone(), &namespace)
-        .list(&ListParams::default().labels(&selector).limit(POD_SAMPLE))
+        .list(&ListParams::default().labels_from(&pods_of).limit(POD_SAMPLE))
         .await
         .map_err(|source| Error::Observe {
             what: "pods",
@@ -220,12 +208,7 @@ async fn ask_redis(
     ms: &ModelService,
     redis: &ExternalRedis,
 ) -> Result<String, String> {
-    let address = &redis.address;
-    let url = if address.contains("://") {
-        address.clone()
-    } else {
-        format!("redis://{address}")
-    };
+    let url = redis_url(&redis.address);
     let mut info: redis::ConnectionInfo = redis::IntoConnectionInfo::into_connection_info(url)
         .map_err(|error| format!("{} is not a Redis address: {error}", named(redis)))?;
     if let Some((secret, key)) = &redis.password {
@@ -243,7 +226,7 @@ async fn ask_redis(
     };
     let named = named(redis);
     match tokio::time::timeout(REDIS_TIMEOUT, attempt).await {
-        Ok(Ok(_pong)) => Ok(format!("Redis at {} answers", redacted(address))),
+        Ok(Ok(_pong)) => Ok(format!("Redis at {} answers", redacted(&redis.address))),
         Ok(Err(error)) => Err(format!("{named}: {error}")),
         Err(_elapsed) => Err(format!(
             "{named} did not answer within {} s",

@@ -13,6 +13,7 @@ mod epp;
 mod kv_events;
 mod place;
 mod pool;
+mod prefillers;
 mod redis;
 mod routing;
 mod workloads;
@@ -25,7 +26,7 @@ use kube::ResourceExt as _;
 
 use super::children::Object;
 use super::names::{self, Role};
-use super::resolved::Resolved;
+use super::resolved::{Generated, Resolved};
 use super::settings::Settings;
 use super::{decode, template};
 use crate::api::ModelService;
@@ -35,7 +36,7 @@ use crate::contract;
 use crate::scheduling::config::SettingError;
 use artifacts::Artifacts;
 pub use place::Place;
-pub use redis::{ExternalRedis, RedisPlan, redacted};
+pub use redis::{ExternalRedis, RedisPlan, redacted, redis_url};
 
 /// Everything named and valid.
 #[derive(Clone, Debug)]
@@ -54,6 +55,10 @@ pub struct Plan {
     pub prefill: Option<Workload>,
     /// The Endpoint Picker.
     pub epp: Option<Workload>,
+    /// The headless Service by which sidecars know the prefill pods.
+    pub prefill_pods: Option<Service>,
+    /// What the EPP's replicas share; empty offline.
+    pub epp_secret: Option<Generated>,
     /// InferencePool of either version.
     pub pool: Option<Object>,
     /// InferenceModel.
@@ -92,6 +97,10 @@ pub struct EnvoyFilterPlan {
     pub route_names: Vec<String>,
     /// Host name of the EPP's Service.
     pub epp_host: String,
+    /// There are several replicas of the EPP.
+    pub epp_replicated: bool,
+    /// The EPP may be asked at any time whether it lives.
+    pub epp_answers_pings: bool,
     /// Host name of the decode Service.
     pub decode_host: String,
     /// Ports of the decode Service that those routes lead to, each once.
@@ -276,6 +285,7 @@ pub fn plan(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Resu
         let engines = [decode.as_ref(), prefill.as_ref()];
         kv_events::tell(&context, engines, epp, &mut warnings);
     }
+    let prefill_pods = prefillers::allow(&context, decode.as_mut(), prefill.as_ref());
     let (route, envoy_filter) = routing::route(
         &context,
         &mut routing,
@@ -283,6 +293,7 @@ pub fn plan(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Resu
         epp.as_ref(),
         &mut warnings,
     );
+    let epp_secret = epp.as_ref().and_then(|epp| epp::secret(&context, epp));
     if let Some(epp) = &mut epp {
         epp::tell_body_mode(&context, &routing, epp);
     }
@@ -299,6 +310,8 @@ pub fn plan(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Resu
         decode,
         prefill,
         epp,
+        prefill_pods,
+        epp_secret,
         pool,
         model,
         route,
@@ -311,5 +324,7 @@ pub fn plan(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Resu
 
 #[cfg(test)]
 mod refusals_tests;
+#[cfg(test)]
+mod request_path_tests;
 #[cfg(test)]
 mod tests;

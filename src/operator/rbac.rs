@@ -40,7 +40,7 @@ pub fn operator_rules() -> Vec<PolicyRule> {
         ),
         rule("llm-d.ai", &["modelservices/finalizers"], &["update"]),
         rule("", &["configmaps", "services", "serviceaccounts"], OWN),
-        // Only the generated password of Redis; no list, no watch.
+        // Only what was generated: the password of Redis, the secret of an EPP; no list, no watch.
         rule("", &["secrets"], &["create", "delete", "get", "patch"]),
         rule("", &["pods"], READ),
         rule("apps", &["deployments"], OWN),

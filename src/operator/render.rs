@@ -6,10 +6,15 @@ mod accounts;
 mod envoy_filter;
 mod redis;
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::core::ObjectMeta;
 
 use super::children::{Child, ChildKey, Children, Desired, Object, Ownership};
 use super::plan::{Plan, Workload};
+use super::names;
+use super::resolve::EPP_SECRET_KEY;
+use super::resolved::Generated;
 use super::settings::Settings;
 
 /// Renders every child.
@@ -34,6 +39,19 @@ pub fn render(settings: &Settings, plan: &Plan) -> Children<Desired> {
         owned(
             ChildKey::EppRoleBinding,
             accounts::epp_role_binding(settings, plan),
+        );
+    }
+    if let Some(secret) = &plan.epp_secret {
+        let meta = accounts::meta(plan, names::epp_secret(&plan.name));
+        owned(
+            ChildKey::EppSecret,
+            generated(meta, EPP_SECRET_KEY, secret),
+        );
+    }
+    if let Some(service) = &plan.prefill_pods {
+        owned(
+            ChildKey::PrefillPods,
+            Object::Service(Box::new(service.clone())),
         );
     }
     if let Some(pool) = &plan.pool {
@@ -107,6 +125,17 @@ fn workload_children(workload: &Workload, deployment: ChildKey, service: ChildKe
         ));
     }
     children
+}
+
+/// A Secret with one generated text.
+fn generated(metadata: ObjectMeta, key: &str, text: &Generated) -> Object {
+    let bytes = ByteString(text.0.clone().into_bytes());
+    Object::Secret(Box::new(Secret {
+        metadata,
+        data: Some([(key.to_owned(), bytes)].into()),
+        type_: Some("Opaque".to_owned()),
+        ..Secret::default()
+    }))
 }
 
 fn child(key: ChildKey, object: Object, ownership: Ownership) -> Child {

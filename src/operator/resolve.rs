@@ -9,7 +9,7 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::Value;
 
 use super::names;
-use super::resolved::{BaseConfig, GatewayFacts, RedisFacts, Resolved, Served};
+use super::resolved::{BaseConfig, GatewayFacts, Generated, RedisFacts, Resolved, Served};
 use super::settings::Settings;
 use crate::api::ModelService;
 use crate::api::foreign::{Gateway, GatewayClass, HTTPRoute};
@@ -17,6 +17,8 @@ use crate::contract;
 
 /// Key of the password in the Secret of the Redis we render.
 pub const REDIS_PASSWORD_KEY: &str = "password";
+/// Key in the Secret that the replicas of an EPP share.
+pub const EPP_SECRET_KEY: &str = "pool-secret";
 
 /// Why the facts could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +81,8 @@ pub async fn resolve(
         served,
         gateways,
         redis,
+        // `apply` keeps the one that is there, so it need not be read.
+        epp_secret: fresh_secret(),
         route_rules_foreign: route_rules.is_some(),
         route_rules: route_rules.unwrap_or_default(),
     })
@@ -178,7 +182,7 @@ async fn redis(client: &Client, namespace: &str) -> Result<RedisFacts, Error> {
         .and_then(|mut data| data.remove(REDIS_PASSWORD_KEY))
         .and_then(|bytes| String::from_utf8(bytes.0).ok())
         .filter(|password| !password.is_empty());
-    let password = existing.or_else(fresh_password);
+    let password = existing.map(Generated).or_else(fresh_secret);
     Ok(RedisFacts {
         password,
         foreign_service,
@@ -186,10 +190,11 @@ async fn redis(client: &Client, namespace: &str) -> Result<RedisFacts, Error> {
 }
 
 /// 192 bits from the operating system, in characters that need no quoting anywhere.
-fn fresh_password() -> Option<String> {
+fn fresh_secret() -> Option<Generated> {
     let mut bytes = [0_u8; 24];
     getrandom::fill(&mut bytes).ok()?;
-    Some(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
+    let text = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+    Some(Generated(text))
 }
 
 /// The rules of the live route when somebody else set them, as users of the Go operator

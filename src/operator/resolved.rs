@@ -17,6 +17,9 @@ pub struct Resolved {
     pub gateways: Vec<GatewayFacts>,
     /// What exists under the name of the Redis we may render.
     pub redis: RedisFacts,
+    /// A fresh secret for the EPP's replicas, used where their Secret does not exist yet;
+    /// `None` offline.
+    pub epp_secret: Option<Generated>,
     /// The live HTTPRoute has rules that another field manager set: they are left alone.
     pub route_rules_foreign: bool,
     /// Those rules, verbatim; empty where there are none.
@@ -70,19 +73,20 @@ pub struct GatewayFacts {
 }
 
 /// What exists under the name of the Redis we may render.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RedisFacts {
     /// The password in the existing Secret, or a fresh one; `None` offline.
-    pub password: Option<String>,
+    pub password: Option<Generated>,
     /// A Service of that name exists that we did not make.
     pub foreign_service: bool,
 }
 
-impl std::fmt::Debug for RedisFacts {
+/// A generated text that nobody may read in a log.
+#[derive(Clone, Default, Eq, PartialEq)]
+pub struct Generated(pub String);
+
+impl std::fmt::Debug for Generated {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RedisFacts")
-            .field("password", &self.password.as_ref().map(|_| "…"))
-            .field("foreign_service", &self.foreign_service)
-            .finish()
+        f.write_str("…")
     }
 }

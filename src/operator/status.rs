@@ -12,7 +12,7 @@ use kube::ResourceExt as _;
 
 use self::router::router;
 use super::apply::Outcome;
-use super::children::{Applied, ChildKey, Children, Object};
+use super::children::{Applied, ChildKey, Children, Object, pods_of};
 use super::error::{Class, Error, chain};
 use super::observe::Observed;
 use super::plan::Plan;
@@ -156,16 +156,8 @@ fn describe(status: &mut ModelServiceStatus, seen: &Seen<'_>) {
     let decode = applied.deployment(ChildKey::DecodeDeployment);
     status.decode_replicas =
         decode.map(|d| d.status.as_ref().and_then(|s| s.replicas).unwrap_or(0));
-    status.decode_selector = decode.and_then(|deployment| {
-        let labels = deployment.spec.selector.match_labels.as_ref()?;
-        Some(
-            labels
-                .iter()
-                .map(|(k, v)| format!("{k}={v}"))
-                .collect::<Vec<_>>()
-                .join(","),
-        )
-    });
+    status.decode_selector =
+        decode.and_then(|deployment| Some(pods_of(deployment)?.to_string()));
     let name = |key| applied.get(key).map(Object::name);
     status.decode_deployment_ref = name(ChildKey::DecodeDeployment);
     status.prefill_deployment_ref = name(ChildKey::PrefillDeployment);

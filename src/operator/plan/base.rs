@@ -102,6 +102,12 @@ pub(super) enum BasePool {
 }
 
 impl Base {
+    /// True when the EPP is made from the built-in base, in whole or below a shorthand value.
+    pub(super) fn has_builtin_epp(&self) -> bool {
+        let base = self.epp.as_ref();
+        base.map_or(!self.is_old_form(), |base| base.shorthand)
+    }
+
     /// True when a Deployment is written in full: the form of the Go operator's bases.
     pub(super) fn is_old_form(&self) -> bool {
         [&self.decode, &self.prefill, &self.epp]

@@ -4,20 +4,23 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Container;
+use kube::core::Selector;
 
 use super::place::Sources;
 use super::routing::Routing;
 use super::{Context, Error, Workload, checks};
 use crate::contract;
-use crate::operator::names;
-use crate::operator::{builtin, merge};
+use crate::operator::resolve::EPP_SECRET_KEY;
+use crate::operator::resolved::Generated;
+use crate::operator::{builtin, merge, names};
 use crate::scheduling::config::{SchedulingConfig, SettingOrigin};
 
 /// The EPP; `None` for an old-form base without one.
 pub(super) fn epp(context: &Context<'_>, routing: &Routing) -> Result<Option<Workload>, Error> {
     let base = context.base.epp.as_ref();
     let section = context.ms.spec.endpoint_picker.as_ref();
-    let builtin = base.map_or(!context.base.is_old_form(), |base| base.shorthand);
+    let builtin = context.base.has_builtin_epp();
     if base.is_none() && !builtin {
         return Ok(None);
     }
@@ -48,6 +51,10 @@ pub(super) fn epp(context: &Context<'_>, routing: &Routing) -> Result<Option<Wor
     let images = sources.images(pod);
     if builtin {
         builtin::fill_epp(pod, &context.settings.epp_image, epp_args(context, routing));
+        let secret = names::epp_secret(&context.name);
+        let entry = builtin::secret_var(contract::ENV_POOL_SECRET, &secret, EPP_SECRET_KEY);
+        let container = builtin::main_container(pod, contract::CONTAINER_EPP);
+        builtin::add_env(container, [entry]);
     }
     let template = &deployment.spec.template;
     if let Some(pod) = &template.spec {
@@ -78,11 +85,33 @@ pub(super) fn epp(context: &Context<'_>, routing: &Routing) -> Result<Option<Wor
     }))
 }
 
+/// The secret to make for the EPP's replicas (empty offline), where they read ours.
+pub(super) fn secret(context: &Context<'_>, epp: &Workload) -> Option<Generated> {
+    let name = names::epp_secret(&context.name);
+    let ours = container(epp)?.env.iter().flatten().any(|entry| {
+        let source = entry.value_from.as_ref();
+        let key = source.and_then(|source| source.secret_key_ref.as_ref());
+        key.is_some_and(|key| key.name == name)
+    });
+    ours.then(|| context.resolved.epp_secret.clone().unwrap_or_default())
+}
+
+/// True when the container starts this project's EPP, which may be pinged as often as one
+/// likes. Go's gRPC servers end a connection that pings more than once in five minutes.
+pub(super) fn answers_pings(epp: &Workload) -> bool {
+    container(epp).is_some_and(|container| builtin::starts(container, builtin::EPP_PROGRAM))
+}
+
+fn container(epp: &Workload) -> Option<&Container> {
+    let pod = epp.deployment.spec.template.spec.as_ref()?;
+    pod.containers
+        .iter()
+        .find(|container| container.name == contract::CONTAINER_EPP)
+}
+
 /// Tells the EPP which body mode the filter uses that asks it on our behalf.
 pub(super) fn tell_body_mode(context: &Context<'_>, routing: &Routing, epp: &mut Workload) {
-    let base = context.base.epp.as_ref();
-    let builtin = base.map_or(!context.base.is_old_form(), |base| base.shorthand);
-    if let Some(mode) = routing.managed_body_mode(builtin) {
+    if let Some(mode) = routing.managed_body_mode(context.base.has_builtin_epp()) {
         let pod = merge::pod_spec(&mut epp.deployment);
         let container = builtin::main_container(pod, contract::CONTAINER_EPP);
         let entry = builtin::var(contract::ENV_MANAGED_BODY_MODE, mode);
@@ -100,13 +129,9 @@ fn epp_args(context: &Context<'_>, routing: &Routing) -> Vec<String> {
             ),
         ]
     } else {
-        let selector: Vec<String> = context
-            .labels
-            .iter()
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
+        let selector: Selector = context.labels.clone().into_iter().collect();
         vec![
-            format!("--endpoint-selector={}", selector.join(",")),
+            format!("--endpoint-selector={selector}"),
             format!("--endpoint-target-ports={}", contract::PORT_SERVING),
         ]
     };

@@ -15,6 +15,17 @@ use crate::operator::children::Object;
 use crate::operator::names;
 use crate::operator::resolved::PoolVersion;
 
+/// The port on which endpoints serve, as the EPP names them to gateway and sidecar. Of
+/// several (one for each data-parallel rank) the first.
+pub(super) fn serving_port(context: &Context<'_>) -> i32 {
+    let port = match &context.base.pool {
+        Some(BasePool::V1(pool)) => pool.spec.target_ports.first().map(|port| port.number),
+        Some(BasePool::Alpha(pool)) => pool.spec.target_port_number,
+        None => None,
+    };
+    port.unwrap_or(i32::from(contract::PORT_SERVING))
+}
+
 /// The InferencePool, in the version the cluster serves, whichever form the base has.
 pub(super) fn pool(context: &Context<'_>, routing: &Routing, has_epp: bool) -> Option<Object> {
     let version = routing.pool_version?;

@@ -6,25 +6,18 @@ use super::place::{Place, Sources};
 use super::{Context, Error, Workload};
 use crate::contract;
 use crate::operator::resolve::REDIS_PASSWORD_KEY;
+use crate::operator::resolved::Generated;
 use crate::operator::{builtin, merge};
 
 /// The Redis to render.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct RedisPlan {
     /// Port of its Service.
     pub port: u16,
     /// Password; empty offline.
-    pub password: String,
+    pub password: Generated,
     /// Image.
     pub image: String,
-}
-
-impl fmt::Debug for RedisPlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisPlan")
-            .field("port", &self.port)
-            .finish_non_exhaustive()
-    }
 }
 
 /// A Redis that is somebody else's.
@@ -50,21 +43,49 @@ impl fmt::Debug for ExternalRedis {
     }
 }
 
+/// An address as users write it: `host:port`, or a URL.
+struct Address<'a> {
+    /// With `://`; empty for `host:port`.
+    scheme: &'a str,
+    /// User and password are in it.
+    has_login: bool,
+    /// Host, port and what follows.
+    place: &'a str,
+}
+
+impl<'a> Address<'a> {
+    fn read(address: &'a str) -> Self {
+        let end = address.find("://").map_or(0, |at| at + "://".len());
+        let (scheme, rest) = address.split_at(end);
+        // The last `@`: a password may hold one, a host may not.
+        let login = rest.rsplit_once('@');
+        Self {
+            scheme,
+            has_login: login.is_some(),
+            place: login.map_or(rest, |(_, place)| place),
+        }
+    }
+
+    fn host_and_port(&self) -> (&'a str, Option<&'a str>) {
+        let place = self.place.split(['/', '?']).next().unwrap_or_default();
+        match place.rsplit_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (place, None),
+        }
+    }
+}
+
 /// An address without the user and password it may hold.
 pub fn redacted(address: &str) -> String {
-    let (scheme, rest) = match address.split_once("://") {
-        Some((scheme, rest)) => (Some(scheme), rest),
-        None => (None, address),
-    };
-    // The last `@`: a password may hold one, a host may not.
-    let rest = match rest.rsplit_once('@') {
-        Some((_, host)) => format!("***@{host}"),
-        None => rest.to_owned(),
-    };
-    match scheme {
-        Some(scheme) => format!("{scheme}://{rest}"),
-        None => rest,
-    }
+    let address = Address::read(address);
+    let login = if address.has_login { "***@" } else { "" };
+    format!("{}{login}{}", address.scheme, address.place)
+}
+
+/// An address in the form that Redis clients read.
+pub fn redis_url(address: &str) -> String {
+    let bare = Address::read(address).scheme.is_empty();
+    format!("{}{address}", if bare { "redis://" } else { "" })
 }
 
 /// Whether the EPP's Redis is ours to render, and the password it gets then.
@@ -117,23 +138,12 @@ pub(super) fn decide(
     Ok((None, Some(external)))
 }
 
-/// Host and port of an address, whatever else it holds.
-fn host_and_port(address: &str) -> (&str, Option<&str>) {
-    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
-    let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-    let rest = rest.split(['/', '?']).next().unwrap_or_default();
-    match rest.rsplit_once(':') {
-        Some((host, port)) => (host, Some(port)),
-        None => (rest, None),
-    }
-}
-
 /// True when the address is the Redis of this namespace that we render.
 fn names_our_redis(context: &Context<'_>, address: &str) -> bool {
     let Some(namespace) = context.namespace.as_deref() else {
         return false;
     };
-    let (host, _) = host_and_port(address);
+    let (host, _) = Address::read(address).host_and_port();
     let rest = host.strip_prefix(contract::REDIS_NAME);
     rest.map(|rest| rest.trim_end_matches('.'))
         .is_some_and(|rest| {
@@ -147,9 +157,10 @@ fn names_our_redis(context: &Context<'_>, address: &str) -> bool {
 /// All ModelServices of a namespace share one Redis, so nobody may move its port, and it
 /// speaks no TLS.
 fn check_our_address(context: &Context<'_>, place: &Place, address: &str) -> Result<(), Error> {
-    let (_, port) = host_and_port(address);
+    let address = Address::read(address);
+    let (_, port) = address.host_and_port();
     let moved = port.is_some_and(|port| port != contract::PORT_REDIS.to_string());
-    let encrypted = address.starts_with("rediss://");
+    let encrypted = address.scheme == "rediss://";
     if !moved && !encrypted {
         return Ok(());
     }
@@ -187,6 +198,7 @@ mod tests {
             ("redis://host", "redis://host"),
         ] {
             assert_eq!(redacted(address), shown);
+            assert_eq!(redis_url(address).matches("://").count(), 1);
         }
     }
 
@@ -197,7 +209,7 @@ mod tests {
             ("redis://u:p@host:1/0?x", ("host", Some("1"))),
             ("host", ("host", None)),
         ] {
-            assert_eq!(host_and_port(address), wanted);
+            assert_eq!(Address::read(address).host_and_port(), wanted);
         }
     }
 }

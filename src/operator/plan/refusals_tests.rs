@@ -5,7 +5,9 @@ use k8s_openapi::api::core::v1::EnvVar;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::operator::resolved::{BaseConfig, GatewayFacts, PoolVersion, RedisFacts, Served};
+use crate::operator::resolved::{
+    BaseConfig, GatewayFacts, Generated, PoolVersion, RedisFacts, Served,
+};
 
 /// A base of full Deployments, as the Go operator's users have.
 const OLD_DECODE: &str = "\
@@ -69,7 +71,7 @@ fn resolved(values: &[(&str, &str)]) -> Resolved {
             controller: Some("istio.io/gateway-controller".to_owned()),
         }],
         redis: RedisFacts {
-            password: Some("pass".to_owned()),
+            password: Some(Generated("pass".to_owned())),
             foreign_service: false,
         },
         ..Resolved::default()

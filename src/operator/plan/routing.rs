@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::workloads::needed_decode_service;
-use super::{Context, EnvoyFilterPlan, Workload};
+use super::{Context, EnvoyFilterPlan, Workload, epp};
 use crate::api::foreign::HTTPRoute;
 use crate::api::modelservice::{ParentReference, RoutingExtension};
 use crate::contract;
@@ -68,12 +68,7 @@ pub(super) fn decide(context: &Context<'_>, warnings: &mut Vec<String>) -> Routi
         );
         extension = RoutingExtension::None;
     }
-    let builtin = context
-        .base
-        .epp
-        .as_ref()
-        .map_or(!context.base.is_old_form(), |base| base.shorthand);
-    let wanted = context.base.pool.is_some() || builtin;
+    let wanted = context.base.pool.is_some() || context.base.has_builtin_epp();
     Routing {
         extension,
         pool_version: served.inference_pool.filter(|_| wanted),
@@ -144,14 +139,12 @@ pub(super) fn route(
             );
         }
     }
-    let envoy_filter = if by_service && epp.is_some() {
+    let envoy_filter = epp.filter(|_| by_service).and_then(|epp| {
         // What the live route says when its rules are somebody else's.
         let live = &context.resolved.route_rules;
         let rules = route.spec.rules.as_deref().unwrap_or(live);
-        envoy_filter(context, rules, warnings)
-    } else {
-        None
-    };
+        envoy_filter(context, rules, epp, warnings)
+    });
     if envoy_filter.is_none() && by_service {
         // The EPP must not wait for a filter that does not exist.
         routing.extension = RoutingExtension::None;
@@ -163,6 +156,7 @@ pub(super) fn route(
 fn envoy_filter(
     context: &Context<'_>,
     rules: &[Value],
+    epp: &Workload,
     warnings: &mut Vec<String>,
 ) -> Option<EnvoyFilterPlan> {
     let namespace = context.namespace.as_deref().unwrap_or("default");
@@ -196,6 +190,8 @@ fn envoy_filter(
         gateways: own_gateways(context),
         route_names,
         epp_host: context.host(&names::epp_service(&context.name)),
+        epp_replicated: epp.deployment.spec.replicas.is_some_and(|count| count > 1),
+        epp_answers_pings: epp::answers_pings(epp),
         decode_host: context.host(&service),
         decode_ports,
     })

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::operator::cli::generate::generate;
-use crate::operator::resolved::{BaseConfig, GatewayFacts, PoolVersion, RedisFacts, Served};
+use crate::operator::resolved::{
+    BaseConfig, GatewayFacts, Generated, PoolVersion, RedisFacts, Served,
+};
 
 const MODEL_SERVICE: &str = include_str!("../../../examples/llama-3-2-1b/modelservice.yaml");
 const BASE: &str = include_str!("../../../examples/llama-3-2-1b/configmap.yaml");
@@ -40,9 +42,10 @@ fn resolved() -> Resolved {
             controller: Some("istio.io/gateway-controller".to_owned()),
         }],
         redis: RedisFacts {
-            password: Some("pass".to_owned()),
+            password: Some(Generated("pass".to_owned())),
             foreign_service: false,
         },
+        epp_secret: Some(Generated("drawn".to_owned())),
         route_rules_foreign: false,
         route_rules: Vec::new(),
     }

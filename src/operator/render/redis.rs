@@ -6,23 +6,20 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
 use k8s_openapi::api::core::v1::{
-    Container, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, Secret, Service, ServiceSpec,
-    TCPSocketAction,
+    Container, PodSpec, PodTemplateSpec, Probe, Service, ServiceSpec, TCPSocketAction,
 };
 use k8s_openapi::api::networking::v1::{
     NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
     NetworkPolicySpec,
 };
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::core::ObjectMeta;
 
 use super::accounts::meta;
-use super::child;
+use super::{child, generated};
 use crate::contract;
 use crate::operator::builtin;
 use crate::operator::children::{Child, ChildKey, Object, Ownership};
@@ -63,13 +60,7 @@ fn named(plan: &Plan) -> ObjectMeta {
 }
 
 fn secret(plan: &Plan, redis: &RedisPlan) -> Object {
-    let password = ByteString(redis.password.clone().into_bytes());
-    Object::Secret(Box::new(Secret {
-        metadata: named(plan),
-        data: Some(BTreeMap::from([(REDIS_PASSWORD_KEY.to_owned(), password)])),
-        type_: Some("Opaque".to_owned()),
-        ..Secret::default()
-    }))
+    generated(named(plan), REDIS_PASSWORD_KEY, &redis.password)
 }
 
 fn service(plan: &Plan, redis: &RedisPlan) -> Object {
@@ -133,13 +124,6 @@ fn pod(redis: &RedisPlan) -> PodSpec {
         period_seconds: Some(period_seconds),
         ..Probe::default()
     };
-    let amount = |pairs: [(&str, &str); 2]| {
-        Some(
-            pairs
-                .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())))
-                .into(),
-        )
-    };
     PodSpec {
         automount_service_account_token: Some(false),
         security_context: Some(builtin::restricted_pod()),
@@ -155,14 +139,10 @@ fn pod(redis: &RedisPlan) -> PodSpec {
             ports: Some(vec![builtin::port("redis", redis.port)]),
             readiness_probe: Some(probe(2)),
             liveness_probe: Some(probe(10)),
-            resources: Some(ResourceRequirements {
-                requests: amount([("cpu", "50m"), ("memory", "64Mi")]),
-                limits: Some(BTreeMap::from([(
-                    "memory".to_owned(),
-                    Quantity(MEMORY_LIMIT.to_owned()),
-                )])),
-                ..ResourceRequirements::default()
-            }),
+            resources: Some(builtin::resources(
+                &[("cpu", "50m"), ("memory", "64Mi")],
+                MEMORY_LIMIT,
+            )),
             security_context: Some(builtin::restricted()),
             ..Container::default()
         }],

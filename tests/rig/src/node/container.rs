@@ -188,6 +188,7 @@ async fn try_prepare(shared: &Shared, container: &Container) -> Result<Spec> {
         if let Some(token) = volumes::token_folder(&shared.pod, container, &volumes) {
             env.push(("KUBECONFIG".to_owned(), pod_kubeconfig(shared, &token)?));
         }
+        env::without_dns(&mut env);
         let mut texts: Vec<&mut String> = env.iter_mut().map(|(_, value)| value).collect();
         texts.extend(command.iter_mut().chain(args.iter_mut()));
         name_services(shared, texts).await;

@@ -155,6 +155,21 @@ pub(super) fn field_value(path: &str, pod: &Pod, pod_ip: &str, node_ip: &str) ->
     })
 }
 
+/// Where pods share the host's loopback there is no DNS, so no name stands for several pods:
+/// the sidecar is told the whole range by address instead.
+pub(super) fn without_dns(env: &mut [(String, String)]) {
+    for (name, value) in env {
+        if name == "LLM_D_PREFILL_SERVICE"
+            && let Some((_, port)) = value.rsplit_once(':')
+        {
+            (*name, *value) = (
+                "LLM_D_ALLOWED_PREFILLERS".to_owned(),
+                format!("127.0.0.0/8:{port}"),
+            );
+        }
+    }
+}
+
 /// Replaces `$(NAME)`; unknown names stay, `$$(` is an escaped `$(`.
 pub(super) fn expand(text: &str, env: &[(String, String)]) -> String {
     let mut out = String::new();
@@ -186,6 +201,22 @@ pub(super) fn expand(text: &str, env: &[(String, String)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_dns_the_prefill_pods_are_the_whole_loopback_range() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let mut env = vec![
+            pair(
+                "LLM_D_PREFILL_SERVICE",
+                "m-prefill-pods.ns.svc.cluster.local:8000",
+            ),
+            pair("OTHER", "a.ns.svc.cluster.local:1"),
+        ];
+        let other = env[1].clone();
+        without_dns(&mut env);
+        let list = pair("LLM_D_ALLOWED_PREFILLERS", "127.0.0.0/8:8000");
+        assert_eq!(env, [list, other]);
+    }
 
     #[test]
     fn references_are_expanded_and_everything_else_stays() {
