@@ -2,6 +2,8 @@
 
 mod http;
 mod kv;
+mod lenient;
+mod samples;
 mod support;
 
 use std::time::Duration;
