@@ -165,6 +165,17 @@ impl Py {
         }
     }
 
+    /// A `str`.
+    pub fn from_text(text: &str) -> Self {
+        Self::Str(text.to_owned())
+    }
+
+    /// A `dict` of these entries.
+    pub fn dict(entries: impl IntoIterator<Item = (&'static str, Self)>) -> Self {
+        let entry = |(key, value): (&str, Self)| (key.to_owned(), value);
+        Self::Dict(entries.into_iter().map(entry).collect())
+    }
+
     /// The value for code that works on JSON values.
     pub fn value(&self) -> serde_json::Value {
         serde_json::from_str(&self.json()).unwrap_or_default()

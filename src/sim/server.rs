@@ -6,10 +6,15 @@
 
 mod admin;
 mod answer;
+mod dev;
+mod pooling;
 mod problem;
+mod realtime;
+mod render;
 mod request;
 mod tokenize;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -65,6 +70,8 @@ pub struct Sim {
     pub metrics: Arc<Mutex<Metrics>>,
     /// What goes wrong on purpose.
     pub faults: Mutex<Faults>,
+    /// `/sleep` was called; only `/is_sleeping` tells.
+    pub sleeping: AtomicBool,
     /// Ends what hangs.
     pub shutdown: Shutdown,
 }
@@ -72,16 +79,24 @@ pub struct Sim {
 /// The engine's routes.
 pub fn router(sim: Arc<Sim>) -> Router {
     let mut router = Router::new()
-        .route("/v1/chat/completions", post(generate))
-        .route("/v1/completions", post(generate))
         .route("/v1/models", get(models))
+        .route("/v1/realtime", get(realtime::realtime))
         .route("/health", get(admin::health))
         .route("/ping", get(admin::health).post(admin::health))
         .route("/version", get(version))
         .route("/metrics", get(admin::metrics))
-        .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
-        .route("/reset_prefix_cache", post(admin::reset_prefix_cache));
+        .merge(dev::router());
+    for (path, api) in Api::paths() {
+        let serve = match api {
+            api if api.generates() => post(generate),
+            Api::CountTokens => post(tokenize::count_tokens),
+            Api::Tokenize => post(tokenize::tokenize),
+            Api::RenderChat | Api::RenderCompletions => post(render::render),
+            _ => post(pooling::pool),
+        };
+        router = router.route(path, serve);
+    }
     if sim.config.environment.admin {
         let faults = get(admin::show_faults)
             .post(admin::set_faults)
@@ -214,6 +229,9 @@ impl Sim {
         let body = request::body(body)?;
         let ask = match api {
             Api::Chat => self.read_chat(&body),
+            Api::Responses => self.read_responses(&body),
+            Api::Messages => self.read_messages(&body),
+            Api::Generate => self.read_generate(&body),
             _ => self.read_completion(&body),
         }?;
         self.check_transfer(&ask)?;
@@ -223,6 +241,9 @@ impl Sim {
     fn form(self: Arc<Self>, api: Api) -> Box<dyn Form> {
         match api {
             Api::Chat => Box::new(answer::chat::Chat::new(self)),
+            Api::Responses => Box::new(answer::responses::Responses::default()),
+            Api::Messages => Box::new(answer::messages::Messages::default()),
+            Api::Generate => Box::new(answer::generate::Generate::new(self)),
             _ => Box::new(answer::completions::Completions::new(self)),
         }
     }
@@ -241,9 +262,13 @@ impl Sim {
     }
 
     /// Answers with an error, and counts it.
-    fn refuse(&self, _api: Api, problem: &Problem) -> Response {
+    fn refuse(&self, api: Api, problem: &Problem) -> Response {
         self.metrics().own.refused += 1;
-        refused(problem)
+        let body = match api {
+            Api::Messages | Api::CountTokens => problem.anthropic(),
+            _ => problem.body(),
+        };
+        told(problem.status, body)
     }
 
     fn faults(&self) -> MutexGuard<'_, Faults> {
@@ -257,8 +282,12 @@ impl Sim {
 
 /// An error in vLLM's form.
 fn refused(problem: &Problem) -> Response {
-    let mut response = (problem.status, axum::Json(problem.body())).into_response();
-    if problem.status == StatusCode::TOO_MANY_REQUESTS {
+    told(problem.status, problem.body())
+}
+
+fn told(status: StatusCode, body: Value) -> Response {
+    let mut response = (status, axum::Json(body)).into_response();
+    if status == StatusCode::TOO_MANY_REQUESTS {
         let headers = response.headers_mut();
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
@@ -284,14 +313,21 @@ fn request_id(api: Api, headers: &HeaderMap, own: Option<&str>) -> String {
     let given = headers.get(HEADER_REQUEST_ID);
     let given = given.and_then(|id| id.to_str().ok()).or(own);
     let prefix = match api {
-        Api::Chat => "chatcmpl",
-        _ => "cmpl",
+        Api::Chat | Api::Messages => "chatcmpl-",
+        Api::Completions => "cmpl-",
+        Api::Responses => "resp_",
+        Api::Generate => "generate-tokens-",
+        Api::Embeddings => "embd-",
+        Api::Classify => "classify-",
+        Api::Rerank => "rerank-",
+        Api::Score => "score-",
+        _ => "pool-",
     };
     match given.filter(|id| !id.is_empty()) {
-        None => format!("{prefix}-{}", uuid::Uuid::new_v4().simple()),
+        None => format!("{prefix}{}", uuid::Uuid::new_v4().simple()),
         Some(given) => {
             let kept: String = given.chars().take(MAX_ID).collect();
-            format!("{prefix}-{kept}")
+            format!("{prefix}{kept}")
         }
     }
 }

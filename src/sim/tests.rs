@@ -1,8 +1,10 @@
 //! What clients, manifests and subscribers see of the simulator.
 
+mod apis;
 mod http;
 mod kv;
 mod lenient;
+mod realtime;
 mod samples;
 mod support;
 

@@ -6,7 +6,10 @@
 
 pub(super) mod chat;
 pub(super) mod completions;
+pub(super) mod generate;
 pub(super) mod logprobs;
+pub(super) mod messages;
+pub(super) mod responses;
 pub(super) mod voice;
 
 use std::io;

@@ -7,6 +7,9 @@
 
 pub(super) mod chat;
 pub(super) mod completions;
+mod generate;
+mod messages;
+mod responses;
 pub(super) mod sampling;
 pub(super) mod tools;
 
@@ -55,6 +58,8 @@ pub(super) struct Ask {
     pub(super) return_token_ids: bool,
     /// The tool that the answer calls.
     pub(super) call: Option<Call>,
+    /// What else the answer repeats of the request.
+    pub(super) view: Value,
 }
 
 /// `stream_options`.

@@ -1,4 +1,4 @@
-//! vLLM's `/tokenize` and `/detokenize`. CPU work over HTTP.
+//! vLLM's `/tokenize` and `/detokenize`, and Anthropic's count. CPU work over HTTP.
 
 use std::sync::Arc;
 
@@ -41,6 +41,21 @@ pub(super) async fn detokenize(
         Err(problem) => Err(problem),
     };
     sim.reply(Api::Tokenize, done)
+}
+
+/// Anthropic's way to ask how long a prompt is.
+pub(super) async fn count_tokens(
+    State(sim): State<Arc<Sim>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let work = sim.clone();
+    let length = body.len();
+    let done = match check_media_type(&headers) {
+        Ok(()) => sim.work(length, move || work.count_tokens(&body)).await,
+        Err(problem) => Err(problem),
+    };
+    sim.reply(Api::CountTokens, done)
 }
 
 impl Sim {

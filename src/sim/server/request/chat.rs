@@ -1,10 +1,12 @@
 //! `POST /v1/chat/completions` -> what it asks of the engine.
 
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::sampling::{Numbers, check_logprobs};
 use super::tools::{self, Call};
-use super::{Ask, Problem, Sim};
+use super::{Ask, Problem, Sim, UsageWanted};
+use crate::sim::engine::Finish;
 use crate::sim::python::Py;
 use crate::sim::python::lax;
 
@@ -19,6 +21,17 @@ const TEMPLATE_FIELDS: [&str; 8] = [
     "chat_template_kwargs",
     "chat_template",
 ];
+
+/// A chat in OpenAI's form.
+pub(in crate::sim::server) struct Chat<'a> {
+    pub(in crate::sim::server) model: Option<&'a str>,
+    pub(in crate::sim::server) messages: Vec<&'a Py>,
+    /// `messages` again, `tools`, `tool_choice` and what templates see.
+    pub(in crate::sim::server) body: &'a Py,
+    /// The name of the limit of tokens.
+    pub(in crate::sim::server) limit: &'static str,
+    pub(in crate::sim::server) numbers: Numbers,
+}
 
 impl Sim {
     /// Reads, tokenizes and checks.
@@ -47,17 +60,34 @@ impl Sim {
         let return_token_ids = fields.optional("return_token_ids", lax::bool) == Some(true);
         let id = fields.plain("request_id", "", lax::text).to_owned();
         super::checked(&fields)?;
-
-        let (model, lora) = self.served(model)?;
         let limit = if new.is_some() {
             "max_completion_tokens"
         } else {
             "max_tokens"
         };
-        self.check_room(numbers.max_tokens, limit)?;
-        let tokens = self.chat_tokens(body)?;
-        let call = Call::chosen(body, &messages.unwrap_or_default());
-        let mut sampling = numbers.verified()?;
+        let chat = Chat {
+            model,
+            messages: messages.unwrap_or_default(),
+            body,
+            limit,
+            numbers,
+        };
+        Ok(Ask {
+            id: Some(id).filter(|id| !id.is_empty()),
+            stream,
+            usage,
+            return_token_ids,
+            ..self.chat_ask(chat)?
+        })
+    }
+
+    /// A chat, whatever API it came by, once its fields are read.
+    pub(in crate::sim::server) fn chat_ask(&self, chat: Chat<'_>) -> Result<Ask, Problem> {
+        let (model, lora) = self.served(chat.model)?;
+        self.check_room(chat.numbers.max_tokens, chat.limit)?;
+        let tokens = self.chat_tokens(chat.body)?;
+        let call = Call::chosen(chat.body, &chat.messages);
+        let mut sampling = chat.numbers.verified()?;
         let asked = sampling.max_tokens;
         if let Some(call) = &call
             && asked.is_none_or(|asked| asked >= call.tokens() as i128)
@@ -66,24 +96,24 @@ impl Sim {
             sampling.max_tokens = Some(call.tokens() as i128);
         }
         let mut prompt = self.prompt(tokens, &sampling, None)?;
-        if call
-            .as_ref()
-            .is_some_and(|call| prompt.max_tokens == call.tokens())
+        if let Some(call) = &call
+            && prompt.max_tokens == call.tokens()
         {
-            prompt.finish = crate::sim::engine::Finish::Stop;
+            prompt.finish = Finish::Stop;
         }
         Ok(Ask {
             model,
             lora,
-            id: Some(id).filter(|id| !id.is_empty()),
+            id: None,
             prompts: vec![prompt],
             sampling,
-            stream,
-            usage,
+            stream: false,
+            usage: UsageWanted::default(),
             echo: false,
             only_echo: false,
-            return_token_ids,
+            return_token_ids: false,
             call,
+            view: Value::Null,
         })
     }
 

@@ -1,5 +1,7 @@
 //! `POST /v1/completions` -> what it asks of the engine.
 
+use serde_json::Value;
+
 use super::sampling::{Numbers, check_logprobs};
 use super::{Ask, Problem, Prompt, Sim};
 use crate::sim::python::Py;
@@ -75,6 +77,7 @@ impl Sim {
             only_echo,
             return_token_ids,
             call: None,
+            view: Value::Null,
         };
         Ok(ask)
     }

@@ -78,14 +78,12 @@ impl Numbers {
         let seed = |value: &Py, at: &str| {
             lax::int_between(value, at, i128::from(i64::MIN), i128::from(i64::MAX))
         };
+        let basic = Self::basic(fields);
         Self {
             frequency_penalty: fields.optional("frequency_penalty", lax::float),
             presence_penalty: fields.optional("presence_penalty", lax::float),
             seed: fields.optional("seed", seed),
             stop: stop(fields, "stop"),
-            temperature: fields.optional("temperature", lax::float),
-            top_p: fields.optional("top_p", lax::float),
-            top_k: fields.optional("top_k", lax::int),
             min_p: fields.optional("min_p", lax::float),
             repetition_penalty: fields.optional("repetition_penalty", lax::float),
             stop_token_ids: fields
@@ -95,10 +93,42 @@ impl Numbers {
             ignore_eos: fields.plain("ignore_eos", false, lax::bool),
             min_tokens: fields.plain("min_tokens", 0, lax::int),
             prompt_logprobs: fields.optional("prompt_logprobs", lax::int),
+            ..basic
+        }
+    }
+
+    /// Reads the fields that Anthropic's API has, too.
+    pub(in crate::sim::server) fn basic(fields: &mut Fields<'_>) -> Self {
+        Self {
+            temperature: fields.optional("temperature", lax::float),
+            top_p: fields.optional("top_p", lax::float),
+            top_k: fields.optional("top_k", lax::int),
             cache_salt: fields.optional("cache_salt", lax::text).map(str::to_owned),
             transfer: super::transfer_parameters(fields),
             ..Self::default()
         }
+    }
+
+    /// Stop strings of a field with another name.
+    pub(in crate::sim::server) fn set_stop(&mut self, stop: Vec<String>) {
+        self.stop = stop;
+    }
+
+    /// The temperature in force.
+    pub(in crate::sim::server) fn temperature(&self) -> f64 {
+        self.temperature.unwrap_or(1.0)
+    }
+
+    /// The share of likely tokens in force.
+    pub(in crate::sim::server) fn top_p(&self) -> f64 {
+        self.top_p.unwrap_or(1.0)
+    }
+
+    /// Fields that stand beside these where these are in an object of their own.
+    pub(in crate::sim::server) fn outside(&mut self, fields: &mut Fields<'_>) {
+        let salt = fields.optional("cache_salt", lax::text);
+        self.cache_salt = salt.map(str::to_owned);
+        self.transfer = super::transfer_parameters(fields);
     }
 
     /// What vLLM's `SamplingParams` refuses. The limit of tokens is checked with the prompt.
