@@ -13,6 +13,7 @@ pub mod events;
 pub mod faults;
 pub mod help;
 pub mod metrics;
+pub mod python;
 pub mod run;
 pub mod server;
 pub mod task;

@@ -14,6 +14,7 @@ pub mod chain;
 mod pool;
 pub mod report;
 mod scheduler;
+pub mod script;
 pub mod submit;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,8 @@ pub use self::pool::CacheEvent;
 use self::pool::Pool;
 pub use self::report::{Fetch, Finished, Gauges, Output, Times, Token, Totals};
 use self::scheduler::Request;
-pub use self::submit::{Answer, Finish, Id, Refused, Remote, Settings, Submit};
+pub use self::script::Script;
+pub use self::submit::{Finish, Id, Refused, Remote, Settings, Submit};
 pub use self::timing::Timing;
 use crate::kv::blocks::engine::EngineHash;
 
@@ -68,7 +70,11 @@ impl Engine {
     /// An idle engine with an empty cache.
     pub fn new(settings: Settings) -> Self {
         Self {
-            pool: Pool::new(settings.num_blocks, settings.prefix_caching),
+            pool: Pool::new(
+                settings.num_blocks,
+                settings.block_size,
+                settings.prefix_caching,
+            ),
             settings,
             waiting: VecDeque::new(),
             loading: Vec::new(),
@@ -118,8 +124,8 @@ impl Engine {
         Ok(id)
     }
 
-    /// The client left.
-    pub fn abort(&mut self, id: Id, now: Duration) {
+    /// Ends a request before its time: the client left, or has heard a stop string.
+    pub fn end(&mut self, id: Id, finish: Finish, now: Duration) {
         let position = self.waiting.iter().position(|request| request.id == id);
         let request = if let Some(at) = position {
             self.waiting.remove(at)
@@ -134,22 +140,27 @@ impl Engine {
         };
         if let Some(request) = request {
             self.pool.release(&request.blocks);
-            let finished = request.finished(Finish::Abort, now, Vec::new());
+            let finished = request.finished(finish, now, Vec::new());
             self.ended.push(finished);
         }
     }
 
-    /// What became of a [`Fetch`].
-    pub fn fetched(&mut self, id: Id, arrived: bool, now: Duration) {
+    /// What became of a [`Fetch`]: what the blocks hold, in their order, or `None` where they
+    /// could not be had.
+    pub fn fetched(&mut self, id: Id, content: Option<&[u32]>, now: Duration) {
         let Some(at) = self.loading.iter().position(|one| one.request.id == id) else {
             return;
         };
-        if arrived {
+        if let Some(content) = content {
             let loading = &mut self.loading[at];
             let tokens = loading.request.chain.len() - loading.local_tokens;
             let time = self.settings.timing.transfer(tokens);
             let ready = loading.asked + time.mul_f64(self.slowdown);
             loading.ready = Some(ready.max(now));
+            // The connector asks no token what prompt it is of: it fills the blocks that are
+            // missing here with as many of the last ones there.
+            let have = loading.local_tokens / self.settings.block_size;
+            self.pool.fill(&loading.request.blocks[have..], content);
             return;
         }
         let loading = self.loading.remove(at);
@@ -172,6 +183,12 @@ impl Engine {
         let hold = self.holds.remove(&id)?;
         self.pool.release(&hold.blocks);
         Some(hold.blocks.len())
+    }
+
+    /// What blocks hold now, whoever they belong to: remote reads go past the scheduler.
+    /// Numbers of blocks that do not exist are left out.
+    pub fn peek(&self, blocks: &[u64]) -> Vec<u32> {
+        self.pool.peek(blocks)
     }
 
     /// Empties the prefix cache; false, and nothing done, while blocks are in use.
@@ -201,6 +218,7 @@ impl Engine {
     pub fn gauges(&self) -> Gauges {
         Gauges {
             running: self.running.len(),
+            held: self.holds.len(),
             waiting: self.waiting.len() + self.loading.len(),
             usage: 1.0 - self.pool.free() as f64 / self.pool.usable() as f64,
             running_loras: loras(&mut self.running.iter()),

@@ -53,6 +53,10 @@ pub struct Own {
     pub refused: u64,
     /// Requests that came with transfer parameters to an engine without a connector.
     pub ignored_transfers: u64,
+    /// Reads of blocks that were not, or no longer, held for their reader.
+    pub unheld_reads: u64,
+    /// Requests whose prompt logprobs the KV cache of another engine made impossible.
+    pub broken_transfers: u64,
     /// Batches of KV events that were numbered.
     pub batches: u64,
     /// Batches of KV events that never left, as the queue was full or a fault said so.
@@ -180,6 +184,7 @@ impl Metrics {
         let (about, gauges) = (&self.about, &self.gauges);
         page.one("gauge", "vllm:num_requests_running", gauges.running);
         page.one("gauge", "vllm:num_requests_waiting", gauges.waiting);
+        page.one("gauge", "sim:held_requests", gauges.held);
         let usage = if about.old_names {
             "vllm:gpu_cache_usage_perc"
         } else {
@@ -243,6 +248,8 @@ impl Metrics {
         counter("vllm:nixl_num_kv_expired_reqs_total", totals.expired_holds);
         counter("sim:refused_requests_total", self.own.refused);
         counter("sim:ignored_transfers_total", self.own.ignored_transfers);
+        counter("sim:unheld_reads_total", self.own.unheld_reads);
+        counter("sim:broken_transfers_total", self.own.broken_transfers);
         counter("sim:kv_event_batches_total", self.own.batches);
         counter("sim:kv_event_batches_lost_total", self.own.lost_batches);
         counter(

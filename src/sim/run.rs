@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -174,6 +175,7 @@ impl Running {
             side_channel,
             metrics,
             faults: Mutex::default(),
+            sleeping: AtomicBool::new(false),
             shutdown: shutdown.clone(),
             config,
         });

@@ -6,25 +6,32 @@
 
 mod admin;
 mod answer;
+mod dev;
+mod pooling;
+mod problem;
+mod realtime;
+mod render;
 mod request;
 mod tokenize;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
 
-use self::answer::Answer;
-use self::request::{Api, Problem};
+use self::answer::{Answer, Form};
+use self::problem::Problem;
+use self::request::Ask;
 use super::cli::Config;
-use super::engine::Hashing;
+use super::engine::{Hashing, Refused};
 use super::events::Publisher;
 use super::faults::{Faults, Verdict};
 use super::metrics::Metrics;
@@ -32,7 +39,7 @@ use super::task::Handle;
 use super::tokens::Tokens;
 use super::transfer::SideChannel;
 use crate::contract::HEADER_REQUEST_ID;
-use crate::openai;
+use crate::openai::api::Api;
 use crate::telemetry::shutdown::Shutdown;
 
 /// The largest request body.
@@ -63,6 +70,8 @@ pub struct Sim {
     pub metrics: Arc<Mutex<Metrics>>,
     /// What goes wrong on purpose.
     pub faults: Mutex<Faults>,
+    /// `/sleep` was called; only `/is_sleeping` tells.
+    pub sleeping: AtomicBool,
     /// Ends what hangs.
     pub shutdown: Shutdown,
 }
@@ -70,16 +79,24 @@ pub struct Sim {
 /// The engine's routes.
 pub fn router(sim: Arc<Sim>) -> Router {
     let mut router = Router::new()
-        .route("/v1/chat/completions", post(chat))
-        .route("/v1/completions", post(text))
         .route("/v1/models", get(models))
+        .route("/v1/realtime", get(realtime::realtime))
         .route("/health", get(admin::health))
         .route("/ping", get(admin::health).post(admin::health))
         .route("/version", get(version))
         .route("/metrics", get(admin::metrics))
-        .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
-        .route("/reset_prefix_cache", post(admin::reset_prefix_cache));
+        .merge(dev::router());
+    for (path, api) in Api::paths() {
+        let serve = match api {
+            api if api.generates() => post(generate),
+            Api::CountTokens => post(tokenize::count_tokens),
+            Api::Tokenize => post(tokenize::tokenize),
+            Api::RenderChat | Api::RenderCompletions => post(render::render),
+            _ => post(pooling::pool),
+        };
+        router = router.route(path, serve);
+    }
     if sim.config.environment.admin {
         let faults = get(admin::show_faults)
             .post(admin::set_faults)
@@ -87,17 +104,26 @@ pub fn router(sim: Arc<Sim>) -> Router {
         router = router.route("/sim/faults", faults);
     }
     router
+        .fallback(async || refused(&Problem::http(StatusCode::NOT_FOUND)))
+        .method_not_allowed_fallback(async || {
+            refused(&Problem::http(StatusCode::METHOD_NOT_ALLOWED))
+        })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(middleware::from_fn_with_state(sim.clone(), sign))
         .with_state(sim)
 }
 
-async fn chat(State(sim): State<Arc<Sim>>, headers: HeaderMap, body: Bytes) -> Response {
-    sim.complete(Api::Chat, &headers, body).await
-}
-
-async fn text(State(sim): State<Arc<Sim>>, headers: HeaderMap, body: Bytes) -> Response {
-    sim.complete(Api::Text, &headers, body).await
+/// Every API that generates tokens.
+async fn generate(
+    State(sim): State<Arc<Sim>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    match Api::of(uri.path()) {
+        Some(api) => sim.complete(api, &headers, body).await,
+        None => refused(&Problem::http(StatusCode::NOT_FOUND)),
+    }
 }
 
 async fn version() -> axum::Json<Value> {
@@ -145,16 +171,16 @@ impl Sim {
             Verdict::Fail(status, message) => {
                 let failed = StatusCode::INTERNAL_SERVER_ERROR;
                 let status = StatusCode::from_u16(status).unwrap_or(failed);
-                return self.refuse(&Problem { status, message });
+                return self.refuse(api, &Problem::new(status, message));
             }
             Verdict::Hang => {
                 self.shutdown.requested().await;
-                return self.refuse(&answer::stopped());
+                return self.refuse(api, &answer::stopped());
             }
         };
         match self.clone().run(api, headers, body, disconnect).await {
             Ok(response) => response,
-            Err(problem) => self.refuse(&problem),
+            Err(problem) => self.refuse(api, &problem),
         }
     }
 
@@ -165,17 +191,60 @@ impl Sim {
         body: Bytes,
         disconnect: Option<usize>,
     ) -> Result<Response, Problem> {
+        check_media_type(headers)?;
+        let length = body.len();
         let work = self.clone();
-        let asked = self.work(body.len(), move || work.read(api, &body)).await?;
-        let submit = asked.submit.clone();
-        let updates = self.handle.submit(submit).await;
-        let updates = updates.map_err(|_| answer::stopped())??;
-        let id = request_id(api, headers);
-        let answer = Answer::new(self, api, id, &asked, updates, disconnect);
-        if asked.stream {
+        let read = move || {
+            let ask = work.read(api, &body)?;
+            let samples = ask.prompts.len() * ask.sampling.n;
+            let room = work.config.max_waiting + work.config.max_num_seqs;
+            if samples > room {
+                return Err(Refused::QueueFull(samples).into());
+            }
+            let pairs = ask.prompts.iter().flat_map(|prompt| {
+                let samples = 0..ask.sampling.n;
+                samples.map(|index| work.submission(&ask, prompt, index))
+            });
+            let submissions: Vec<_> = pairs.collect();
+            Ok((ask, submissions))
+        };
+        let (ask, submissions) = self.work(length, read).await?;
+        let mut tickets = Vec::with_capacity(submissions.len());
+        for submission in submissions {
+            let ticket = self.handle.submit(submission).await;
+            tickets.push(ticket.map_err(|_| answer::stopped())??);
+        }
+        let stream = ask.stream;
+        let head = answer::head(request_id(api, headers, ask.id.as_deref()), ask);
+        let form = self.clone().form(api);
+        let answer = Answer::new(self, head, form, tickets, disconnect);
+        if stream {
             Ok(answer.stream())
         } else {
             answer.whole().await
+        }
+    }
+
+    fn read(&self, api: Api, body: &[u8]) -> Result<Ask, Problem> {
+        let body = request::body(body)?;
+        let ask = match api {
+            Api::Chat => self.read_chat(&body),
+            Api::Responses => self.read_responses(&body),
+            Api::Messages => self.read_messages(&body),
+            Api::Generate => self.read_generate(&body),
+            _ => self.read_completion(&body),
+        }?;
+        self.check_transfer(&ask)?;
+        Ok(ask)
+    }
+
+    fn form(self: Arc<Self>, api: Api) -> Box<dyn Form> {
+        match api {
+            Api::Chat => Box::new(answer::chat::Chat::new(self)),
+            Api::Responses => Box::new(answer::responses::Responses::default()),
+            Api::Messages => Box::new(answer::messages::Messages::default()),
+            Api::Generate => Box::new(answer::generate::Generate::new(self)),
+            _ => Box::new(answer::completions::Completions::new(self)),
         }
     }
 
@@ -192,15 +261,14 @@ impl Sim {
         done.unwrap_or_else(|_| Err(answer::stopped()))
     }
 
-    fn refuse(&self, problem: &Problem) -> Response {
+    /// Answers with an error, and counts it.
+    fn refuse(&self, api: Api, problem: &Problem) -> Response {
         self.metrics().own.refused += 1;
-        let body = openai::error::body(problem.status.as_u16(), &problem.message);
-        let mut response = (problem.status, axum::Json(body)).into_response();
-        if problem.status == StatusCode::TOO_MANY_REQUESTS {
-            let headers = response.headers_mut();
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        response
+        let body = match api {
+            Api::Messages | Api::CountTokens => problem.anthropic(),
+            _ => problem.body(),
+        };
+        told(problem.status, body)
     }
 
     fn faults(&self) -> MutexGuard<'_, Faults> {
@@ -212,19 +280,56 @@ impl Sim {
     }
 }
 
-/// As vLLM names requests: the client's id, or a new one.
-fn request_id(api: Api, headers: &HeaderMap) -> String {
-    let given = headers.get(HEADER_REQUEST_ID);
-    let given = given.and_then(|id| id.to_str().ok()).unwrap_or_default();
-    let prefix = match api {
-        Api::Chat => "chatcmpl",
-        Api::Text => "cmpl",
-    };
-    if given.is_empty() {
-        return format!("{prefix}-{}", uuid::Uuid::new_v4().simple());
+/// An error in vLLM's form.
+fn refused(problem: &Problem) -> Response {
+    told(problem.status, problem.body())
+}
+
+fn told(status: StatusCode, body: Value) -> Response {
+    let mut response = (status, axum::Json(body)).into_response();
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    let kept: String = given.chars().take(MAX_ID).collect();
-    format!("{prefix}-{kept}")
+    response
+}
+
+/// vLLM takes bodies of no other type.
+fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let given = headers.get(header::CONTENT_TYPE);
+    let given = given
+        .and_then(|kind| kind.to_str().ok())
+        .unwrap_or_default();
+    let kind = given.split(';').next().unwrap_or_default();
+    if kind.eq_ignore_ascii_case("application/json") {
+        Ok(())
+    } else {
+        Err(Problem::media_type())
+    }
+}
+
+/// As vLLM names requests: the name in the header, the one in the body, or a new one.
+fn request_id(api: Api, headers: &HeaderMap, own: Option<&str>) -> String {
+    let given = headers.get(HEADER_REQUEST_ID);
+    let given = given.and_then(|id| id.to_str().ok()).or(own);
+    let prefix = match api {
+        Api::Chat | Api::Messages => "chatcmpl-",
+        Api::Completions => "cmpl-",
+        Api::Responses => "resp_",
+        Api::Generate => "generate-tokens-",
+        Api::Embeddings => "embd-",
+        Api::Classify => "classify-",
+        Api::Rerank => "rerank-",
+        Api::Score => "score-",
+        _ => "pool-",
+    };
+    match given.filter(|id| !id.is_empty()) {
+        None => format!("{prefix}{}", uuid::Uuid::new_v4().simple()),
+        Some(given) => {
+            let kept: String = given.chars().take(MAX_ID).collect();
+            format!("{prefix}{kept}")
+        }
+    }
 }
 
 fn now_seconds() -> u64 {

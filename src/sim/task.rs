@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::engine::{Engine, Finished, Id, Output, Refused, Submit};
+use super::engine::{Engine, Finish, Finished, Id, Output, Refused, Submit};
 use super::events::Publisher;
 use super::metrics::Metrics;
 use super::transfer::Client;
@@ -30,18 +30,25 @@ pub enum Update {
     Finished(Box<Finished>),
 }
 
+/// A request that was taken.
+#[derive(Debug)]
+pub struct Ticket {
+    /// Its name, to end it early.
+    pub id: Id,
+    /// What is heard of it. Dropping this ends the request.
+    pub updates: mpsc::Receiver<Update>,
+}
+
 /// The engine is gone: the program shuts down.
 #[derive(Debug, thiserror::Error)]
 #[error("the engine has stopped")]
 pub struct Stopped;
 
 enum Command {
-    Submit(
-        Box<Submit>,
-        oneshot::Sender<Result<mpsc::Receiver<Update>, Refused>>,
-    ),
-    Fetched(Id, bool),
-    Release(Id, oneshot::Sender<Option<usize>>),
+    Submit(Box<Submit>, oneshot::Sender<Result<Ticket, Refused>>),
+    Stop(Id),
+    Fetched(Id, Option<Vec<u32>>),
+    Read(Id, Vec<u64>, oneshot::Sender<Vec<u32>>),
     Reset(oneshot::Sender<bool>),
     SlowDown(f64),
 }
@@ -57,24 +64,31 @@ impl std::fmt::Debug for Command {
 }
 
 impl Handle {
-    /// Hands a request in. Dropping the receiver ends the request.
+    /// Hands a request in.
     ///
     /// # Errors
     /// When the engine has stopped; inside, when it refuses the request.
-    pub async fn submit(
-        &self,
-        submit: Submit,
-    ) -> Result<Result<mpsc::Receiver<Update>, Refused>, Stopped> {
+    pub async fn submit(&self, submit: Submit) -> Result<Result<Ticket, Refused>, Stopped> {
         self.ask(|reply| Command::Submit(Box::new(submit), reply))
             .await
     }
 
-    /// Another engine takes the blocks of a request: how many, or `None` where there are none.
+    /// Ends a request whose answer has reached a stop string.
     ///
     /// # Errors
     /// When the engine has stopped.
-    pub async fn release(&self, id: Id) -> Result<Option<usize>, Stopped> {
-        self.ask(|reply| Command::Release(id, reply)).await
+    pub async fn stop(&self, id: Id) -> Result<(), Stopped> {
+        let sent = self.0.send(Command::Stop(id)).await;
+        sent.map_err(|_| Stopped)
+    }
+
+    /// Another engine reads these blocks: what they hold. Those of the request it names, where
+    /// they are held for it, are free from then on.
+    ///
+    /// # Errors
+    /// When the engine has stopped.
+    pub async fn read(&self, id: Id, blocks: Vec<u64>) -> Result<Vec<u32>, Stopped> {
+        self.ask(|reply| Command::Read(id, blocks, reply)).await
     }
 
     /// Empties the prefix cache; false, and nothing done, while blocks are in use.
@@ -121,6 +135,7 @@ pub fn start(
         publisher,
         client,
         handle: sender.downgrade(),
+        unheld_reads: 0,
     };
     let stop = shutdown.clone();
     shutdown.spawn("engine", async move {
@@ -141,6 +156,8 @@ struct Task {
     publisher: Option<Publisher>,
     client: Client,
     handle: mpsc::WeakSender<Command>,
+    /// Reads of blocks that were not, or no longer, held for their reader.
+    unheld_reads: u64,
 }
 
 impl Task {
@@ -182,13 +199,21 @@ impl Task {
                 let answer = self.engine.submit(*submit, now).map(|id| {
                     let (sender, receiver) = mpsc::channel(room);
                     self.answers.insert(id, sender);
-                    receiver
+                    Ticket {
+                        id,
+                        updates: receiver,
+                    }
                 });
                 let _ = reply.send(answer);
             }
-            Command::Fetched(id, arrived) => self.engine.fetched(id, arrived, now),
-            Command::Release(id, reply) => {
-                let _ = reply.send(self.engine.release(id));
+            Command::Stop(id) => self.engine.end(id, Finish::Stop, now),
+            Command::Fetched(id, content) => self.engine.fetched(id, content.as_deref(), now),
+            Command::Read(id, blocks, reply) => {
+                let content = self.engine.peek(&blocks);
+                if self.engine.release(id).is_none() {
+                    self.unheld_reads += 1;
+                }
+                let _ = reply.send(content);
             }
             Command::Reset(reply) => {
                 let _ = reply.send(self.engine.reset_prefix_cache());
@@ -204,7 +229,7 @@ impl Task {
         gone.sort_unstable();
         for id in gone {
             self.answers.remove(&id);
-            self.engine.abort(id, now);
+            self.engine.end(id, Finish::Abort, now);
         }
     }
 
@@ -223,31 +248,30 @@ impl Task {
             let (client, handle) = (self.client.clone(), self.handle.clone());
             // Ends by the client's own timeout.
             tokio::spawn(async move {
-                let arrived = match client.take(&fetch.remote).await {
-                    Ok(()) => true,
+                let content = match client.take(&fetch.remote).await {
+                    Ok(content) => Some(content),
                     Err(error) => {
                         let engine = fetch.remote.engine;
                         tracing::warn!(engine, %error, "KV cache not fetched");
-                        false
+                        None
                     }
                 };
                 if let Some(handle) = handle.upgrade() {
-                    let _ = handle.send(Command::Fetched(fetch.id, arrived)).await;
+                    let _ = handle.send(Command::Fetched(fetch.id, content)).await;
                 }
             });
         }
         let events = std::mem::take(&mut output.events);
         let counts = self.publisher.as_ref().map(|publisher| {
             publisher.publish(events);
-            (publisher.counts(), publisher.dropped())
+            publisher.counts()
         });
         let mut metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
         metrics.record(&output, self.engine.totals(), self.engine.gauges());
-        if let Some(((batches, lost), (messages, peers))) = counts {
+        metrics.own.unheld_reads = self.unheld_reads;
+        if let Some((batches, lost)) = counts {
             metrics.own.batches = batches;
             metrics.own.lost_batches = lost;
-            metrics.own.dropped_messages = messages;
-            metrics.own.dropped_peers = peers;
         }
     }
 }

@@ -1,7 +1,11 @@
 //! What clients, manifests and subscribers see of the simulator.
 
+mod apis;
 mod http;
 mod kv;
+mod lenient;
+mod realtime;
+mod samples;
 mod support;
 
 use std::time::Duration;

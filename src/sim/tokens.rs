@@ -9,28 +9,27 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use self::builtin::BuiltIn;
-use super::engine::Answer;
+use super::engine::Script;
 use crate::kv::tokenize::chat_template::ChatOptions;
 use crate::kv::tokenize::local::Tokenizer;
 
 /// First words of answers.
 const FIRST: [&str; 6] = ["Yes", "Well", "Sure", "Here", "So", "Now"];
-/// What follows. Each is one token for most tokenizers, and so is each when a client sends
-/// the answer back as a part of its next prompt: its blocks are found again.
-const WORDS: [&str; 23] = [
-    " the", " cache", " holds", " this", " prefix", " and", " the", " answer", " comes", " sooner",
-    " than", " from", " a", " cold", " engine", ";", " what", " is", " new", " takes", " its",
-    " time", ".",
+/// What follows, marks at the end. Each is one token for most tokenizers, and so is each when
+/// a client sends the answer back as a part of its next prompt: its blocks are found again.
+const WORDS: [&str; 22] = [
+    " the", " cache", " holds", " this", " prefix", " and", " answer", " comes", " sooner",
+    " than", " from", " a", " cold", " engine", " what", " is", " new", " takes", " its", " time",
+    ";", ".",
 ];
+const MARKS: usize = 2;
 
 /// The tokenizer of the simulated model.
 #[derive(Debug)]
 pub struct Tokens {
     kind: Kind,
-    first: Vec<Arc<[u32]>>,
-    cycle: Arc<[u32]>,
-    /// Where words begin in the cycle.
-    starts: Vec<usize>,
+    first: Arc<[Arc<[u32]>]>,
+    words: Arc<[Arc<[u32]>]>,
 }
 
 #[derive(Debug)]
@@ -57,20 +56,13 @@ impl Tokens {
     }
 
     fn new(kind: Kind) -> Self {
-        let encode = |text: &str| kind.encode(text).unwrap_or_default();
-        let mut cycle = Vec::new();
-        let mut starts = Vec::new();
-        for word in WORDS {
-            starts.push(cycle.len());
-            cycle.extend(encode(word));
-        }
-        if cycle.is_empty() {
-            cycle.push(0);
-        }
+        let encode = |word: &&str| -> Arc<[u32]> {
+            let tokens = kind.encode(word).filter(|tokens| !tokens.is_empty());
+            tokens.unwrap_or_else(|| vec![0]).into()
+        };
         Self {
-            first: FIRST.iter().map(|word| encode(word).into()).collect(),
-            cycle: cycle.into(),
-            starts,
+            first: FIRST.iter().map(encode).collect(),
+            words: WORDS.iter().map(encode).collect(),
             kind,
         }
     }
@@ -139,23 +131,24 @@ impl Tokens {
             .map_or_else(|| tokenizer.decode(&[token]), str::to_owned)
     }
 
-    /// An answer to this prompt: equal prompts get equal answers. With `echo`, the prompt.
-    pub fn answer(&self, prompt: &[u32], echo: bool) -> Answer {
-        if echo && !prompt.is_empty() {
-            return Answer {
-                head: Vec::new().into(),
-                cycle: prompt.into(),
-                start: 0,
-            };
+    /// How answers are made: `salt` gives others to the same prompt, and with `echo` the
+    /// answer is the prompt.
+    pub fn script(&self, salt: u64, echo: bool) -> Script {
+        Script {
+            heads: self.first.clone(),
+            words: self.words.clone(),
+            marks: MARKS,
+            salt,
+            echo,
         }
-        let seed = prompt.iter().fold(prompt.len(), |seed, token| {
-            seed.rotate_left(5).wrapping_mul(31) ^ *token as usize
-        });
-        Answer {
-            head: self.first[seed % self.first.len()].clone(),
-            cycle: self.cycle.clone(),
-            start: self.starts[seed / self.first.len() % self.starts.len()],
-        }
+    }
+
+    /// The tokens that might have come in the place of an answer's token, likeliest first.
+    pub fn alternatives(&self, token: u32) -> impl Iterator<Item = u32> + '_ {
+        let words = self.words.iter().chain(self.first.iter());
+        words
+            .map(|word| word[0])
+            .filter(move |other| *other != token)
     }
 }
 

@@ -2,8 +2,10 @@
 //!
 //! A finished prompt's blocks wait in the engine that computed it. The engine that decodes
 //! asks for them at the host and port it was told, so that a wrong address, a dead engine
-//! and a restarted one all fail as they do with NIXL. Only the question travels; how long
-//! the bytes would take is the engine's business.
+//! and a restarted one all fail as they do with NIXL. What comes back is what the named blocks
+//! hold at that moment, as with a remote read: blocks that are no longer held for the reader
+//! may hold something else, and nobody notices. How long the bytes would take is the engine's
+//! business.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,12 +13,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
-use http_body_util::Empty;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
@@ -28,6 +30,8 @@ use crate::telemetry::shutdown::Shutdown;
 
 /// The longest wait for the other engine's word.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest answer: some 10 million tokens.
+const MAX_CONTENT: usize = 64 << 20;
 
 /// Who holds blocks and where they can be asked for.
 #[derive(Clone, Debug)]
@@ -93,14 +97,17 @@ pub enum Error {
     /// It takes too long.
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Timeout,
-    /// The blocks are not there.
+    /// The engine of that name is not there.
     #[error("the other engine answers {0}")]
     Refused(StatusCode),
+    /// What comes are no tokens.
+    #[error("the other engine's answer cannot be read")]
+    Unreadable,
 }
 
 /// Asks other engines; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Client(hyper_util::client::legacy::Client<HttpConnector, Empty<Bytes>>);
+pub struct Client(hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>);
 
 impl Default for Client {
     fn default() -> Self {
@@ -111,11 +118,11 @@ impl Default for Client {
 }
 
 impl Client {
-    /// Takes the blocks of a request from the engine that holds them.
+    /// Takes the blocks of a request from the engine that holds them: their tokens in order.
     ///
     /// # Errors
     /// When they cannot be had.
-    pub async fn take(&self, remote: &Remote) -> Result<(), Error> {
+    pub async fn take(&self, remote: &Remote) -> Result<Vec<u32>, Error> {
         let host = match remote.host.parse() {
             Ok(IpAddr::V6(host)) => format!("[{host}]"),
             _ => remote.host.clone(),
@@ -131,17 +138,22 @@ impl Client {
             segment(&remote.request),
         );
         let request = http::Request::post(&url)
-            .body(Empty::new())
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(json!(remote.blocks).to_string().into())
             .map_err(|_| Error::Address(url))?;
-        let response = tokio::time::timeout(TIMEOUT, self.0.request(request))
+        tokio::time::timeout(TIMEOUT, self.ask(request))
             .await
             .map_err(|_| Error::Timeout)?
-            .map_err(Error::Unreachable)?;
-        if response.status().is_success() {
-            Ok(())
-        } else {
-            Err(Error::Refused(response.status()))
+    }
+
+    async fn ask(&self, request: http::Request<Full<Bytes>>) -> Result<Vec<u32>, Error> {
+        let response = self.0.request(request).await.map_err(Error::Unreachable)?;
+        if !response.status().is_success() {
+            return Err(Error::Refused(response.status()));
         }
+        let body = Limited::new(response.into_body(), MAX_CONTENT);
+        let body = body.collect().await.map_err(|_| Error::Unreadable)?;
+        serde_json::from_slice(&body.to_bytes()).map_err(|_| Error::Unreadable)
     }
 }
 
@@ -172,6 +184,7 @@ pub async fn listen(
 pub fn serve(listener: TcpListener, engine: String, handle: Handle, shutdown: &Shutdown) {
     let router = Router::new()
         .route("/sim/kv/{engine}/{request}", post(taken))
+        .layer(DefaultBodyLimit::max(MAX_CONTENT))
         .with_state(Arc::new(Served { engine, handle }));
     let stop = shutdown.clone();
     shutdown.spawn("kv side channel", async move {
@@ -185,13 +198,13 @@ pub fn serve(listener: TcpListener, engine: String, handle: Handle, shutdown: &S
 async fn taken(
     State(served): State<Arc<Served>>,
     Path((engine, request)): Path<(String, String)>,
+    axum::Json(blocks): axum::Json<Vec<u64>>,
 ) -> Response {
     let Some(id) = request.parse().ok().filter(|_| engine == served.engine) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    match served.handle.release(Id(id)).await {
-        Ok(Some(blocks)) => axum::Json(json!({ "blocks": blocks })).into_response(),
-        Ok(None) => StatusCode::NOT_FOUND.into_response(),
+    match served.handle.read(Id(id), blocks).await {
+        Ok(content) => axum::Json(content).into_response(),
         Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }

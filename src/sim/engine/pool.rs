@@ -51,12 +51,17 @@ pub(super) struct Pool {
     cached: HashMap<EngineHash, Vec<u32>>,
     caching: bool,
     events: Vec<CacheEvent>,
+    /// Tokens in a block.
+    size: usize,
+    /// Which token's keys and values each place of each block holds.
+    content: Vec<u32>,
 }
 
 impl Pool {
-    /// `count` blocks, of which all but one can be used.
-    pub(super) fn new(count: usize, caching: bool) -> Self {
+    /// `count` blocks of `size` tokens, of which all but one can be used.
+    pub(super) fn new(count: usize, size: usize, caching: bool) -> Self {
         let count = count.max(2) as u32;
+        let content = vec![0; count as usize * size];
         let blocks = (0..count)
             .map(|at| Block {
                 users: 0,
@@ -71,6 +76,8 @@ impl Pool {
             cached: HashMap::new(),
             caching,
             events: Vec::new(),
+            size,
+            content,
         }
     }
 
@@ -106,6 +113,48 @@ impl Pool {
             }
             self.blocks[at as usize].users += 1;
         }
+    }
+
+    // === what blocks hold ===
+
+    /// The tokens of a request from place `from` on are computed.
+    pub(super) fn write(&mut self, blocks: &[u32], from: usize, tokens: &[u32]) {
+        for (at, token) in tokens.iter().enumerate() {
+            let place = self.place(blocks, from + at);
+            self.content[place] = *token;
+        }
+    }
+
+    /// What the first `count` places of a request's blocks hold.
+    pub(super) fn read(&self, blocks: &[u32], count: usize) -> Vec<u32> {
+        (0..count)
+            .map(|at| self.content[self.place(blocks, at)])
+            .collect()
+    }
+
+    fn place(&self, blocks: &[u32], at: usize) -> usize {
+        blocks[at / self.size] as usize * self.size + at % self.size
+    }
+
+    /// Fills these blocks with the last of what came from elsewhere.
+    pub(super) fn fill(&mut self, blocks: &[u32], content: &[u32]) {
+        for (block, tokens) in blocks.iter().rev().zip(content.rchunks(self.size)) {
+            let start = *block as usize * self.size;
+            self.content[start..start + tokens.len()].copy_from_slice(tokens);
+        }
+    }
+
+    /// What blocks hold, whoever they belong to.
+    pub(super) fn peek(&self, blocks: &[u64]) -> Vec<u32> {
+        let known = blocks
+            .iter()
+            .filter(|block| **block < self.blocks.len() as u64);
+        known
+            .flat_map(|block| {
+                let start = *block as usize * self.size;
+                self.content[start..start + self.size].iter().copied()
+            })
+            .collect()
     }
 
     /// Hands out blocks, the longest unused first; what they cached is gone.

@@ -106,6 +106,8 @@ pub struct Gauges {
     pub running: usize,
     /// Requests that wait, for a seat or for KV cache.
     pub waiting: usize,
+    /// Finished prompts whose blocks wait to be fetched.
+    pub held: usize,
     /// Share of blocks in use, from 0 to 1.
     pub usage: f64,
     /// Adapters of those that run, each once.

@@ -7,9 +7,10 @@
 use std::time::Duration;
 
 use super::pool::Pool;
+use super::script::Answer;
 use super::timing::Work;
 use super::{
-    Answer, Chain, Engine, Fetch, Finish, Finished, Hold, Id, Loading, Output, Remote, Submit,
+    Chain, Engine, Fetch, Finish, Finished, Hold, Id, Loading, Output, Remote, Script, Submit,
     Times, Token,
 };
 
@@ -32,7 +33,9 @@ pub(super) struct Request {
     prompt: usize,
     generated: usize,
     max_tokens: usize,
-    answer: Answer,
+    script: Script,
+    /// From the first token on.
+    answer: Option<Answer>,
     finish: Finish,
     hold: bool,
     remote: Option<Remote>,
@@ -55,7 +58,8 @@ impl Request {
             planned: 0,
             generated: 0,
             max_tokens: submit.max_tokens.max(1),
-            answer: submit.answer,
+            script: submit.script,
+            answer: None,
             finish: submit.finish,
             hold: submit.hold,
             remote: submit.remote,
@@ -314,6 +318,12 @@ impl Engine {
 
     fn end_step(&mut self, now: Duration, out: &mut Output) {
         let mut step_tokens = 0;
+        // First all of what was computed: prompts that start together share blocks.
+        for request in &self.running {
+            let computed = request.computed..request.computed + request.planned;
+            let tokens = &request.chain.tokens()[computed];
+            self.pool.write(&request.blocks, request.computed, tokens);
+        }
         let mut kept = Vec::with_capacity(self.running.len());
         for mut request in std::mem::take(&mut self.running) {
             step_tokens += request.planned;
@@ -334,7 +344,13 @@ impl Engine {
     }
 
     fn generate(&mut self, request: &mut Request, now: Duration, out: &mut Output) {
-        let token = request.answer.token(request.generated);
+        let kv = &self.pool;
+        let answer = request.answer.get_or_insert_with(|| {
+            request
+                .script
+                .answer(&kv.read(&request.blocks, request.prompt))
+        });
+        let token = answer.next();
         request.chain.push(token);
         request.generated += 1;
         let first = request.last_token.is_none();
@@ -354,7 +370,7 @@ impl Engine {
     }
 
     fn finish(&mut self, request: Request, now: Duration) -> Finished {
-        let hold = request.hold && self.settings.connector && request.finish == Finish::Length;
+        let hold = request.hold && self.settings.connector;
         if !hold {
             self.pool.release(&request.blocks);
             return request.finished(request.finish, now, Vec::new());

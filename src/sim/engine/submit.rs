@@ -1,9 +1,9 @@
 //! What the engine is told: how it is built, and what to run. PURE data.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::chain::Chain;
+use super::script::Script;
 use super::timing::Timing;
 
 /// How an engine is built.
@@ -39,26 +39,6 @@ pub struct Settings {
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Id(pub u64);
 
-/// The tokens an answer is made of: `head`, then `cycle` from `start` on, again and again.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// The first tokens.
-    pub head: Arc<[u32]>,
-    /// The others; never empty.
-    pub cycle: Arc<[u32]>,
-    /// Where the cycle starts.
-    pub start: usize,
-}
-
-impl Answer {
-    pub(super) fn token(&self, at: usize) -> u32 {
-        self.head.get(at).copied().unwrap_or_else(|| {
-            let at = self.start + at - self.head.len();
-            self.cycle[at % self.cycle.len()]
-        })
-    }
-}
-
 /// A request to run.
 #[derive(Clone, Debug)]
 pub struct Submit {
@@ -67,7 +47,7 @@ pub struct Submit {
     /// Tokens to generate, at least 1.
     pub max_tokens: usize,
     /// What is generated.
-    pub answer: Answer,
+    pub script: Script,
     /// How it ends.
     pub finish: Finish,
     /// True keeps the prompt's blocks for another engine to fetch (`do_remote_decode`).

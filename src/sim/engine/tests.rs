@@ -46,10 +46,12 @@ fn ask(tokens: Vec<u32>, max_tokens: usize) -> Submit {
     Submit {
         chain: Chain::new(hashing(), tokens, None, None),
         max_tokens,
-        answer: Answer {
-            head: vec![900].into(),
-            cycle: vec![901, 902, 903].into(),
-            start: 0,
+        script: Script {
+            heads: [[900].into()].into(),
+            words: [[901, 902, 903].into()].into(),
+            marks: 0,
+            salt: 0,
+            echo: false,
         },
         finish: Finish::Length,
         hold: false,
@@ -304,7 +306,7 @@ fn a_client_that_leaves_frees_its_blocks() {
     let mut run = Run::new(settings(100));
     let id = run.engine.submit(ask(count(0, 10), 50), run.now).unwrap();
     run.run(5);
-    run.engine.abort(id, run.now);
+    run.engine.end(id, Finish::Abort, run.now);
     run.run(5);
     assert_eq!(run.finished[&id].finish, Finish::Abort);
     assert_eq!(run.engine.gauges(), Gauges::default());
@@ -359,7 +361,7 @@ fn fetched_tokens_count_as_external_and_cost_only_their_way() {
     run.ask(count(0, 5), 1);
     let start = run.now;
     let id = fetching(&mut run);
-    run.engine.fetched(id, true, run.now);
+    run.engine.fetched(id, Some(&[]), run.now);
     run.run(100);
     let finished = &run.finished[&id];
     assert_eq!(finished.cached_tokens, 10);
@@ -371,11 +373,68 @@ fn fetched_tokens_count_as_external_and_cost_only_their_way() {
     assert_eq!(run.ask(count(0, 10), 1).cached_tokens, 8);
 }
 
+/// What a prompt is answered with when it is decoded on the blocks of `from`, and then when it
+/// is asked again without any transfer.
+fn said_on_blocks_of(from: &[u32], own: &[u32]) -> [Vec<u32>; 2] {
+    let speaking = |submit: Submit| Submit {
+        script: Script {
+            heads: (0..100).map(|word| [word].into()).collect(),
+            ..submit.script
+        },
+        ..submit
+    };
+    let mut prefiller = Run::new(connected(100));
+    let prompt = Submit {
+        hold: true,
+        ..ask(from.to_vec(), 1)
+    };
+    prefiller.engine.submit(prompt, prefiller.now).unwrap();
+    prefiller.run(100);
+    let blocks: Vec<u64> = prefiller.finished[&Id(0)]
+        .held_blocks
+        .iter()
+        .map(|block| u64::from(*block))
+        .collect();
+    let mut run = Run::new(connected(100));
+    let submit = speaking(Submit {
+        remote: Some(Remote::default()),
+        ..ask(own.to_vec(), 1)
+    });
+    let id = run.engine.submit(submit, run.now).unwrap();
+    run.step();
+    let content = prefiller.engine.peek(&blocks);
+    run.engine.fetched(id, Some(&content), run.now);
+    run.run(100);
+    let again = speaking(ask(own.to_vec(), 1));
+    let again = run.engine.submit(again, run.now).unwrap();
+    run.run(100);
+    [run.tokens[&id].clone(), run.tokens[&again].clone()]
+}
+
+#[test]
+fn an_answer_comes_from_the_kv_cache_and_not_from_the_prompt() {
+    let (one, other) = (count(0, 12), count(40, 52));
+    let mut alone = Run::new(connected(100));
+    let mut submit = ask(one.clone(), 1);
+    submit.script.heads = (0..100).map(|word| [word].into()).collect();
+    alone.engine.submit(submit, alone.now).unwrap();
+    alone.run(100);
+    let right = &alone.tokens[&Id(0)];
+    assert_eq!(
+        said_on_blocks_of(&one, &one),
+        [right.clone(), right.clone()]
+    );
+    // What is wrong is cached, too, all but the last block: that is computed again.
+    let [wrong, again] = said_on_blocks_of(&other, &one);
+    assert_ne!(*right, wrong);
+    assert_ne!(*right, again);
+}
+
 #[test]
 fn what_cannot_be_fetched_is_computed_here() {
     let mut run = Run::new(connected(100));
     let id = fetching(&mut run);
-    run.engine.fetched(id, false, run.now);
+    run.engine.fetched(id, None, run.now);
     run.run(100);
     assert_eq!(run.finished[&id].cached_tokens, 0);
     assert_eq!(run.finished[&id].finish, Finish::Length);
@@ -389,7 +448,7 @@ fn or_the_request_fails_where_it_shall() {
         ..connected(100)
     });
     let id = fetching(&mut run);
-    run.engine.fetched(id, false, run.now);
+    run.engine.fetched(id, None, run.now);
     run.run(100);
     assert_eq!(run.finished[&id].finish, Finish::Error);
     assert_eq!(run.engine.gauges(), Gauges::default());
@@ -450,9 +509,12 @@ fn play(actions: &[Action], num_blocks: usize) -> Run {
                 let _ = run.engine.submit(submit, run.now);
             }
             Action::Steps(steps) => run.run(steps),
-            Action::Abort(id) => run.engine.abort(Id(id), run.now),
+            Action::Abort(id) => run.engine.end(Id(id), Finish::Abort, run.now),
             Action::Release(id) => drop(run.engine.release(Id(id))),
-            Action::Fetched(id, arrived) => run.engine.fetched(Id(id), arrived, run.now),
+            Action::Fetched(id, arrived) => {
+                let content = arrived.then_some(&[][..]);
+                run.engine.fetched(Id(id), content, run.now);
+            }
             Action::Reset => drop(run.engine.reset_prefix_cache()),
         }
         let gauges = run.engine.gauges();
@@ -470,12 +532,13 @@ proptest! {
         let mut run = play(&actions, num_blocks);
         // Everything ends: what is on its way arrives, what is held expires.
         for id in 0..60 {
-            run.engine.fetched(Id(id), id % 2 == 0, run.now);
+            let content = (id % 2 == 0).then_some(&[][..]);
+            run.engine.fetched(Id(id), content, run.now);
         }
         for _ in 0..60 {
             run.run(200);
             for fetch in std::mem::take(&mut run.fetches) {
-                run.engine.fetched(fetch.id, true, run.now);
+                run.engine.fetched(fetch.id, Some(&[]), run.now);
             }
         }
         prop_assert_eq!(run.engine.next_due(), None);

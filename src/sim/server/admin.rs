@@ -9,8 +9,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::{Sim, now_seconds};
-use crate::openai;
+use super::problem::Problem;
+use super::{Sim, now_seconds, refused};
 use crate::sim::faults::{MetricsPage, Settings};
 
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -47,7 +47,7 @@ pub(super) async fn health(State(sim): State<Arc<Sim>>) -> StatusCode {
 
 pub(super) async fn reset_prefix_cache(State(sim): State<Arc<Sim>>) -> Response {
     match sim.handle.reset_prefix_cache().await {
-        Ok(reset) => Json(json!({ "reset": reset })).into_response(),
+        Ok(reset) => Json(json!({ "success": reset })).into_response(),
         Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }
@@ -60,15 +60,11 @@ pub(super) async fn show_faults(State(sim): State<Arc<Sim>>) -> Response {
 pub(super) async fn set_faults(State(sim): State<Arc<Sim>>, body: Bytes) -> Response {
     let mut settings: Settings = match serde_json::from_slice(&body) {
         Ok(settings) => settings,
-        Err(error) => {
-            let body = openai::error::body(400, &error.to_string());
-            return (StatusCode::BAD_REQUEST, Json(body)).into_response();
-        }
+        Err(error) => return refused(&Problem::bad(error)),
     };
     if let Some(events) = settings.events.take() {
         let Some(publisher) = &sim.publisher else {
-            let body = openai::error::body(400, "no KV events are published here");
-            return (StatusCode::BAD_REQUEST, Json(body)).into_response();
+            return refused(&Problem::bad("no KV events are published here"));
         };
         if let Some(stopped) = events.stop {
             publisher.stop(stopped);

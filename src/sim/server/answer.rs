@@ -1,4 +1,16 @@
-//! Tokens as they come -> the JSON or the server-sent events that OpenAI clients read. IO.
+//! Tokens as they come -> the JSON or the server-sent events that clients read. IO.
+//!
+//! ```text
+//! tickets of the engine -> voices (text, stop strings, logprobs) -> steps -> an API's form
+//! ```
+
+pub(super) mod chat;
+pub(super) mod completions;
+pub(super) mod generate;
+pub(super) mod logprobs;
+pub(super) mod messages;
+pub(super) mod responses;
+pub(super) mod voice;
 
 use std::io;
 use std::sync::Arc;
@@ -6,30 +18,87 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream, SelectAll};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 
-use super::request::{Api, Asked, Problem};
+use self::voice::{Step, Voice};
+use super::problem::Problem;
+use super::request::Ask;
 use super::{Sim, now_seconds};
-use crate::openai;
-use crate::sim::engine::{Finish, Finished};
-use crate::sim::task::Update;
+use crate::sim::engine::Finish;
+use crate::sim::task::{Ticket, Update};
+
+/// What every event of an answer repeats.
+#[derive(Clone, Debug)]
+pub(super) struct Head {
+    pub(super) id: String,
+    pub(super) created: u64,
+    pub(super) ask: Ask,
+}
+
+/// Tokens of a whole answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Usage {
+    pub(super) prompt: usize,
+    pub(super) generated: usize,
+    /// `None` where it is not told yet.
+    pub(super) cached: Option<usize>,
+}
+
+impl Usage {
+    /// OpenAI's form.
+    pub(super) fn json(self) -> Value {
+        let mut usage = json!({
+            "prompt_tokens": self.prompt,
+            "total_tokens": self.prompt + self.generated,
+            "completion_tokens": self.generated,
+        });
+        if let Some(cached) = self.cached {
+            usage["prompt_tokens_details"] = json!({"cached_tokens": cached});
+        }
+        usage
+    }
+}
+
+/// How an API writes an answer.
+pub(super) trait Form: Send {
+    /// The events before the first token.
+    fn begin(&mut self, _head: &Head) -> String {
+        String::new()
+    }
+
+    /// The events of a step of one sample; `usage` is of this sample so far.
+    fn step(&mut self, head: &Head, step: &Step, usage: Usage) -> String;
+
+    /// The events after the last token.
+    fn end(&mut self, head: &Head, usage: Usage) -> String;
+
+    /// The events that tell of an error after the answer has begun.
+    fn failed(&mut self, problem: &Problem) -> String {
+        format!("data: {}\n\ndata: [DONE]\n\n", problem.body())
+    }
+
+    /// The answer in one piece: of each sample one step with all of it.
+    fn whole(
+        &mut self,
+        head: &Head,
+        steps: &[Step],
+        usage: Usage,
+        transfer: Option<Value>,
+    ) -> Value;
+}
 
 /// One answer on its way to a client.
 pub(super) struct Answer {
-    pub(super) sim: Arc<Sim>,
-    pub(super) api: Api,
-    pub(super) id: String,
-    pub(super) model: String,
-    pub(super) max_tokens: usize,
-    pub(super) finish: Finish,
-    pub(super) include_usage: bool,
+    sim: Arc<Sim>,
+    head: Head,
+    form: Box<dyn Form>,
+    voices: Vec<Voice>,
+    updates: SelectAll<BoxStream<'static, (usize, Option<Update>)>>,
     /// Break off after so many events.
-    pub(super) disconnect: Option<usize>,
-    pub(super) created: u64,
-    pub(super) updates: mpsc::Receiver<Update>,
-    tokens: usize,
-    last: Option<u32>,
+    disconnect: Option<usize>,
+    begun: bool,
     events: usize,
     ended: bool,
 }
@@ -37,66 +106,86 @@ pub(super) struct Answer {
 impl Answer {
     pub(super) fn new(
         sim: Arc<Sim>,
-        api: Api,
-        id: String,
-        asked: &Asked,
-        updates: mpsc::Receiver<Update>,
+        head: Head,
+        form: Box<dyn Form>,
+        tickets: Vec<Ticket>,
         disconnect: Option<usize>,
     ) -> Self {
+        let mut voices = Vec::with_capacity(tickets.len());
+        let mut updates = SelectAll::new();
+        for (index, ticket) in tickets.into_iter().enumerate() {
+            voices.push(Voice::new(index, ticket.id, &head.ask));
+            let heard = stream::unfold(Some(ticket.updates), move |updates| async move {
+                let mut updates = updates?;
+                let update = updates.recv().await;
+                let last = matches!(update, None | Some(Update::Finished(_)));
+                Some(((index, update), (!last).then_some(updates)))
+            });
+            updates.push(heard.boxed());
+        }
         Self {
             sim,
-            api,
-            id,
-            model: asked.model.clone(),
-            max_tokens: asked.submit.max_tokens,
-            finish: asked.submit.finish,
-            include_usage: asked.include_usage,
-            disconnect,
-            created: now_seconds(),
+            head,
+            form,
+            voices,
             updates,
-            tokens: 0,
-            last: None,
+            disconnect,
+            begun: false,
             events: 0,
             ended: false,
+        }
+    }
+
+    /// The next step of some sample; `None` when all have ended.
+    async fn next(&mut self) -> Result<Option<Step>, Problem> {
+        loop {
+            let Some((index, update)) = self.updates.next().await else {
+                return Ok(None);
+            };
+            let voice = &mut self.voices[index];
+            let update = update.ok_or_else(stopped)?;
+            if let Update::Finished(finished) = &update
+                && finished.finish == Finish::Error
+            {
+                return Err(not_loaded());
+            }
+            let step = voice.hear(update, &self.sim.tokens);
+            if let Some(id) = voice.stopped_early() {
+                self.sim.handle.stop(id).await.map_err(|_| stopped())?;
+            }
+            if step.is_some() {
+                return Ok(step);
+            }
+        }
+    }
+
+    /// Of all samples; a prompt counts once, and the cache is told of one of the prompts only,
+    /// as by vLLM: the first in a stream, else the last.
+    fn usage(&self, last: bool) -> Usage {
+        let samples = self.head.ask.sampling.n;
+        let prompts = self.head.ask.prompts.iter();
+        let told = if last { self.voices.len() - samples } else { 0 };
+        Usage {
+            prompt: prompts.map(|prompt| prompt.tokens.len()).sum(),
+            generated: self.voices.iter().map(Voice::generated).sum(),
+            cached: self.voices.get(told).and_then(Voice::cached),
         }
     }
 
     // === in one piece ===
 
     pub(super) async fn whole(mut self) -> Result<Response, Problem> {
-        let mut tokens = Vec::new();
-        let finished = loop {
-            match self.updates.recv().await {
-                Some(Update::Token(token)) => tokens.push(token),
-                Some(Update::Finished(finished)) => break finished,
-                None => return Err(stopped()),
-            }
-        };
-        if finished.finish == Finish::Error {
-            return Err(not_loaded());
+        let mut whole: Vec<Step> = (0..self.voices.len()).map(Step::empty).collect();
+        while let Some(step) = self.next().await? {
+            whole[step.index].append(step);
         }
-        let text = self.sim.tokens.text(&tokens);
-        let reason = finished.finish.as_str();
-        let choice = match self.api {
-            Api::Chat => json!({
-                "index": 0, "message": {"role": "assistant", "content": text},
-                "logprobs": null, "finish_reason": reason, "stop_reason": null,
-            }),
-            Api::Text => json!({
-                "index": 0, "text": text,
-                "logprobs": null, "finish_reason": reason, "stop_reason": null,
-            }),
-        };
-        let object = match self.api {
-            Api::Chat => "chat.completion",
-            Api::Text => "text_completion",
-        };
         let side_channel = self.sim.side_channel.as_ref();
-        let body = json!({
-            "id": self.id, "object": object, "created": self.created, "model": self.model,
-            "choices": [choice], "usage": usage(&finished),
-            "kv_transfer_params": side_channel.and_then(|channel| channel.parameters(&finished)),
-        });
+        // Of several prompts or samples, only the first one's blocks are told of.
+        let transfer = side_channel
+            .zip(self.voices.first().and_then(Voice::finished))
+            .and_then(|(channel, finished)| channel.parameters(finished));
+        let usage = self.usage(true);
+        let body = self.form.whole(&self.head, &whole, usage, transfer);
         if self.disconnect.is_some() {
             return Ok(broken(&body.to_string()));
         }
@@ -106,8 +195,8 @@ impl Answer {
     // === as events ===
 
     pub(super) fn stream(self) -> Response {
-        // The client's leaving drops the stream and with it the request.
-        let stream = futures::stream::unfold(self, |mut answer| async move {
+        // The client's leaving drops the stream and with it the requests.
+        let stream = stream::unfold(self, |mut answer| async move {
             let event = answer.next_event().await?;
             Some((event, answer))
         });
@@ -130,93 +219,54 @@ impl Answer {
             return Some(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         self.events += 1;
-        let text = match self.updates.recv().await {
-            Some(Update::Token(token)) => self.token_event(token),
-            Some(Update::Finished(finished)) => {
-                self.ended = true;
-                self.last_events(&finished)
+        let mut text = String::new();
+        let next = self.next().await;
+        if !self.begun && next.is_ok() {
+            self.begun = true;
+            text.push_str(&self.form.begin(&self.head));
+        }
+        match next {
+            Ok(Some(step)) => {
+                let voice = &self.voices[step.index];
+                let prompt = &self.head.ask.prompts[step.index / self.head.ask.sampling.n];
+                let usage = Usage {
+                    prompt: prompt.tokens.len(),
+                    generated: voice.generated(),
+                    cached: None,
+                };
+                text.push_str(&self.form.step(&self.head, &step, usage));
             }
-            None => {
+            Ok(None) => {
                 self.ended = true;
-                return Some(Err(io::ErrorKind::ConnectionAborted.into()));
+                let usage = self.usage(false);
+                text.push_str(&self.form.end(&self.head, usage));
             }
-        };
-        Some(Ok(text.into()))
-    }
-
-    fn token_event(&mut self, token: u32) -> String {
-        let text = self.sim.tokens.piece(self.last, token);
-        self.last = Some(token);
-        self.tokens += 1;
-        let last = self.tokens == self.max_tokens;
-        let reason = last.then(|| self.finish.as_str());
-        let mut out = String::new();
-        let choice = match self.api {
-            Api::Chat => {
-                if self.tokens == 1 {
-                    let role = json!([{
-                        "index": 0, "delta": {"role": "assistant", "content": ""},
-                        "logprobs": null, "finish_reason": null,
-                    }]);
-                    out.push_str(&self.event(role, Value::Null));
+            Err(problem) => {
+                self.ended = true;
+                if problem == stopped() {
+                    return Some(Err(io::ErrorKind::ConnectionAborted.into()));
                 }
-                json!([{
-                    "index": 0, "delta": {"content": text},
-                    "logprobs": null, "finish_reason": reason,
-                }])
+                text.push_str(&self.form.failed(&problem));
             }
-            Api::Text => json!([{
-                "index": 0, "text": text,
-                "logprobs": null, "finish_reason": reason,
-            }]),
-        };
-        out.push_str(&self.event(choice, Value::Null));
-        out
-    }
-
-    fn last_events(&self, finished: &Finished) -> String {
-        let mut out = String::new();
-        if finished.finish == Finish::Error {
-            let problem = not_loaded();
-            let error = openai::error::body(problem.status.as_u16(), &problem.message);
-            out.push_str(&format!("data: {error}\n\n"));
-        } else if self.include_usage {
-            out.push_str(&self.event(json!([]), usage(finished)));
         }
-        out.push_str("data: [DONE]\n\n");
-        out
-    }
-
-    fn event(&self, choices: Value, usage: Value) -> String {
-        let object = match self.api {
-            Api::Chat => "chat.completion.chunk",
-            Api::Text => "text_completion",
-        };
-        let mut event = json!({
-            "id": self.id, "object": object, "created": self.created, "model": self.model,
-            "choices": choices,
-        });
-        if self.include_usage {
-            event["usage"] = usage;
-        }
-        format!("data: {event}\n\n")
+        Some(Ok(text.into()))
     }
 }
 
-fn usage(finished: &Finished) -> Value {
-    json!({
-        "prompt_tokens": finished.prompt_tokens,
-        "completion_tokens": finished.generated,
-        "total_tokens": finished.prompt_tokens + finished.generated,
-        "prompt_tokens_details": {"cached_tokens": finished.cached_tokens},
-    })
+/// The names of a new answer.
+pub(super) fn head(id: String, ask: Ask) -> Head {
+    Head {
+        id,
+        created: now_seconds(),
+        ask,
+    }
 }
 
 /// The first half of a body, and then the connection closes.
 fn broken(body: &str) -> Response {
     let half = Bytes::copy_from_slice(&body.as_bytes()[..body.len() / 2]);
     let parts = [Ok(half), Err(io::ErrorKind::ConnectionAborted.into())];
-    let stream = futures::stream::iter(parts as [io::Result<Bytes>; 2]);
+    let stream = stream::iter(parts as [io::Result<Bytes>; 2]);
     let mut response = Response::new(Body::from_stream(stream));
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
@@ -224,15 +274,10 @@ fn broken(body: &str) -> Response {
 }
 
 pub(super) fn stopped() -> Problem {
-    Problem {
-        status: StatusCode::SERVICE_UNAVAILABLE,
-        message: "shutting down".to_owned(),
-    }
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "shutting down")
 }
 
 fn not_loaded() -> Problem {
-    Problem {
-        status: StatusCode::INTERNAL_SERVER_ERROR,
-        message: "the KV cache of the prompt could not be loaded".to_owned(),
-    }
+    let message = "the KV cache of the prompt could not be loaded";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message)
 }

@@ -1,197 +1,282 @@
-//! The body of a completion request -> a request for the engine. CPU work only.
+//! The body of a request -> what it asks of the engine, by vLLM's rules and not by those of
+//! the programs under test. CPU work only.
+//!
+//! ```text
+//! bytes -> python value -> checks of the whole -> fields -> model -> prompt -> sampling
+//! ```
 
-use std::borrow::Cow;
+pub(super) mod chat;
+pub(super) mod completions;
+mod generate;
+mod messages;
+mod responses;
+pub(super) mod sampling;
+pub(super) mod tools;
 
 use axum::http::StatusCode;
-use serde::Deserialize;
 use serde_json::Value;
-use serde_json::value::RawValue;
 
+pub(super) use self::sampling::Sampling;
+pub(super) use self::tools::Call;
 use super::Sim;
-use crate::openai::request::Request;
-use crate::sim::engine::{Chain, Finish, Lora, Refused, Submit};
+use super::problem::Problem;
+use crate::sim::engine::{Chain, Finish, Lora, Submit};
+use crate::sim::python::lax::{self, Fault, Fields};
+use crate::sim::python::{Py, loads};
 use crate::sim::transfer;
 
-/// Tokens generated where the request does not say.
+/// Tokens generated where the request does not say: a model says when it is done, this one
+/// has nothing to say.
 const DEFAULT_TOKENS: usize = 16;
 
-/// Chat or text completion.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Api {
-    Chat,
-    Text,
+/// One prompt of a request.
+#[derive(Clone, Debug)]
+pub(super) struct Prompt {
+    pub(super) tokens: Vec<u32>,
+    /// As the client sent it, where it was a text.
+    pub(super) text: Option<String>,
+    pub(super) max_tokens: usize,
+    pub(super) finish: Finish,
 }
 
 /// A request that can be handed to the engine.
-#[derive(Debug)]
-pub(super) struct Asked {
+#[derive(Clone, Debug)]
+pub(super) struct Ask {
+    /// As answers name it.
     pub(super) model: String,
-    pub(super) submit: Submit,
+    pub(super) lora: Option<Lora>,
+    /// The client's own name for the request.
+    pub(super) id: Option<String>,
+    pub(super) prompts: Vec<Prompt>,
+    pub(super) sampling: Sampling,
     pub(super) stream: bool,
-    pub(super) include_usage: bool,
+    pub(super) usage: UsageWanted,
+    /// The answer begins with the prompt.
+    pub(super) echo: bool,
+    /// No token is generated: `echo` with `max_tokens` 0.
+    pub(super) only_echo: bool,
+    pub(super) return_token_ids: bool,
+    /// The tool that the answer calls.
+    pub(super) call: Option<Call>,
+    /// What else the answer repeats of the request.
+    pub(super) view: Value,
 }
 
-/// Why a request is refused, as the client will hear it.
-#[derive(Debug)]
-pub(super) struct Problem {
-    pub(super) status: StatusCode,
-    pub(super) message: String,
+/// `stream_options`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct UsageWanted {
+    /// At the end of the stream.
+    pub(super) last: bool,
+    /// With every event.
+    pub(super) each: bool,
 }
 
-/// The fields that only an engine reads.
-#[derive(Debug, Default, Deserialize)]
-struct EngineFields<'a> {
-    #[serde(default)]
-    n: Option<u64>,
-    #[serde(borrow, default)]
-    cache_salt: Option<Cow<'a, str>>,
-    #[serde(default)]
-    kv_transfer_params: Option<Value>,
+/// A body as Python sees it; empty is an error of its own.
+pub(super) fn body(bytes: &[u8]) -> Result<Py, Problem> {
+    if bytes.is_empty() {
+        return Err(Fault::new("missing", "body", "Field required", &Py::None).into());
+    }
+    Ok(loads(bytes)?)
 }
 
-/// `prompt` in its four forms.
-#[derive(Deserialize)]
-#[serde(untagged)]
-pub(super) enum Prompt {
-    Text(String),
-    Tokens(Vec<u32>),
-    Texts(Vec<String>),
-    TokenLists(Vec<Vec<u32>>),
+/// The fields of a body; anything but an object is refused.
+pub(super) fn fields(body: &Py) -> Result<Fields<'_>, Problem> {
+    Ok(Fields::new(body, "body")?)
 }
 
-impl Problem {
-    pub(super) fn bad(message: impl ToString) -> Self {
-        Self {
-            status: StatusCode::BAD_REQUEST,
-            message: message.to_string(),
-        }
+/// Ends the reading of fields.
+pub(super) fn checked(fields: &Fields<'_>) -> Result<(), Problem> {
+    if fields.faults.is_empty() {
+        Ok(())
+    } else {
+        Err(Problem::faults(&fields.faults))
     }
 }
 
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
-        let status = match refused {
-            Refused::QueueFull(_) => StatusCode::TOO_MANY_REQUESTS,
-            Refused::Empty | Refused::TooLong { .. } | Refused::NeverFits { .. } => {
-                StatusCode::BAD_REQUEST
-            }
-        };
-        Self {
-            status,
-            message: refused.to_string(),
-        }
+/// `stream` and `stream_options`.
+pub(super) fn streaming(fields: &mut Fields<'_>) -> (bool, UsageWanted) {
+    let stream = fields.optional("stream", lax::bool) == Some(true);
+    let options = fields
+        .raw("stream_options")
+        .filter(|value| !value.is_none());
+    let options = options.map(|value| Fields::new(value, &fields.path("stream_options")));
+    let mut usage = UsageWanted::default();
+    if let Some(mut options) = options.and_then(|options| fields.take(options)) {
+        usage.last = options.optional("include_usage", lax::bool) == Some(true);
+        let each = options.optional("continuous_usage_stats", lax::bool);
+        usage.each = usage.last && each == Some(true);
+        fields.faults.append(&mut options.faults);
     }
+    (stream, usage)
+}
+
+/// Checks that look at the raw body, before any field is converted.
+pub(super) fn check_stream_options(body: &Py) -> Result<(), Problem> {
+    let given = |name: &str| body.get(name).is_some_and(Py::truthy);
+    if given("stream_options") && !given("stream") {
+        let message = "Stream options can only be defined when `stream=True`.";
+        return Err(Problem::field(message, "stream_options"));
+    }
+    Ok(())
+}
+
+/// `cache_salt`, as it ends up in hashes.
+pub(super) fn check_cache_salt(body: &Py) -> Result<(), Problem> {
+    let salt = match body.get("cache_salt") {
+        None | Some(Py::None) => return Ok(()),
+        Some(Py::Str(salt)) => salt.as_str(),
+        Some(_) => "",
+    };
+    if salt.is_empty() {
+        let message = "Parameter 'cache_salt' must be a non-empty string if provided.";
+        return Err(Problem::field(message, "cache_salt"));
+    }
+    if salt.chars().count() > 128 || salt.contains(['@', '/', '\\', '\0']) {
+        let message = "Parameter 'cache_salt' must be at most 128 characters and must not contain '@', '/', '\\\\', or NUL.";
+        return Err(Problem::field(message, "cache_salt"));
+    }
+    Ok(())
+}
+
+/// `kv_transfer_params`.
+pub(super) fn transfer_parameters(fields: &mut Fields<'_>) -> Value {
+    let given = fields.optional("kv_transfer_params", lax::dict);
+    given.map(Py::value).unwrap_or_default()
+}
+
+/// A token's number.
+pub(super) fn token(value: &Py, at: &str) -> Result<i128, Fault> {
+    let number = lax::int(value, at)?;
+    if number < 0 {
+        let message = "Input should be greater than or equal to 0";
+        let fault = Fault::new("greater_than_equal", at, message, value);
+        return Err(fault.with("'ge': 0".to_owned()));
+    }
+    Ok(number)
+}
+
+/// Token numbers that a vocabulary could have.
+pub(super) fn tokens(numbers: &[i128]) -> Result<Vec<u32>, Problem> {
+    let token = |number: &i128| {
+        u32::try_from(*number)
+            .map_err(|_| Problem::bad(format!("Token id {number} is out of vocabulary")))
+    };
+    numbers.iter().map(token).collect()
 }
 
 impl Sim {
-    /// Reads, tokenizes and hashes: some milliseconds for the longest prompts.
-    pub(super) fn read(&self, api: Api, body: &[u8]) -> Result<Asked, Problem> {
-        let request = Request::read(None, body, true);
-        let fields: EngineFields<'_> = serde_json::from_slice(body).map_err(Problem::bad)?;
-        let model = request
-            .model()
-            .ok_or_else(|| Problem::bad("model not found in request body"))?
-            .into_owned();
-        let lora = self.served(&model)?;
-        if fields.n.is_some_and(|n| n != 1) {
-            return Err(Problem::bad("n must be 1"));
-        }
-        if fields.cache_salt.as_deref() == Some("") {
-            return Err(Problem::bad("cache_salt must be a non-empty string"));
-        }
-        let tokens = self.prompt_tokens(api, &request, body)?;
-        let (max_tokens, finish) = self.limit(&request, tokens.len())?;
-        let parameters = fields.kv_transfer_params.unwrap_or_default();
-        if !self.connector && !parameters.is_null() {
-            self.metrics().own.ignored_transfers += 1;
-        }
-        let submit = Submit {
-            answer: self.tokens.answer(&tokens, self.config.echo),
-            chain: Chain::new(
-                self.hashing,
-                tokens,
-                lora,
-                fields.cache_salt.map(Cow::into_owned),
-            ),
-            max_tokens,
-            finish,
-            hold: parameters["do_remote_decode"] == true,
-            remote: transfer::remote(&parameters),
+    /// The adapter behind a model's name, and the name that answers bear. An absent or empty
+    /// name is the model itself.
+    pub(super) fn served(&self, model: Option<&str>) -> Result<(String, Option<Lora>), Problem> {
+        let names = &self.config.served_names;
+        let own = names.first().cloned().unwrap_or_default();
+        let Some(model) = model.filter(|model| !model.is_empty()) else {
+            return Ok((own, None));
         };
-        Ok(Asked {
-            model,
-            submit,
-            stream: request.streams(),
-            include_usage: request.streams_usage(),
-        })
-    }
-
-    /// The adapter behind a model's name; the model itself has none.
-    pub(super) fn served(&self, model: &str) -> Result<Option<Lora>, Problem> {
-        if self.config.served_names.iter().any(|name| name == model) {
-            return Ok(None);
+        if names.iter().any(|name| name == model) {
+            return Ok((own, None));
         }
         let lora = self.config.loras.iter().find(|lora| lora.name == model);
-        lora.cloned().map(Some).ok_or_else(|| Problem {
-            status: StatusCode::NOT_FOUND,
-            message: format!("The model `{model}` does not exist."),
+        if let Some(lora) = lora {
+            return Ok((lora.name.clone(), Some(lora.clone())));
+        }
+        let aliases = names.join(", ");
+        let message = format!("The model `{model}` does not exist. Valid aliases: {aliases}.");
+        Err(Problem {
+            field: Some("model".to_owned()),
+            ..Problem::new(StatusCode::NOT_FOUND, message)
         })
     }
 
-    fn prompt_tokens(
+    /// A prompt of so many tokens with the number of tokens to generate.
+    pub(super) fn prompt(
         &self,
-        api: Api,
-        request: &Request<'_>,
-        body: &[u8],
-    ) -> Result<Vec<u32>, Problem> {
-        match api {
-            Api::Chat => {
-                let messages = request
-                    .messages()
-                    .ok_or_else(|| Problem::bad("messages field is required"))?;
-                let messages = serde_json::from_slice(messages).map_err(Problem::bad)?;
-                self.tokens.chat(messages, body).map_err(Problem::bad)
+        tokens: Vec<u32>,
+        sampling: &Sampling,
+        default: Option<usize>,
+    ) -> Result<Prompt, Problem> {
+        let most = self.config.max_model_len;
+        let prompt = tokens.len();
+        if prompt > most {
+            let message = format!(
+                "This model's maximum context length is {most} tokens. However, your prompt contains {prompt} input tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input prompt."
+            );
+            return Err(Problem::value(
+                &message,
+                "input_tokens",
+                &prompt.to_string(),
+            ));
+        }
+        let room = most - prompt;
+        let asked = sampling.max_tokens.map(|count| {
+            let count = count.clamp(0, most as i128);
+            usize::try_from(count).unwrap_or(most).min(room)
+        });
+        let least = sampling.min_tokens;
+        let (max_tokens, finish) = if self.config.echo && asked.is_none_or(|asked| asked >= prompt)
+        {
+            (prompt.clamp(1, room.max(1)), Finish::Stop)
+        } else if let Some(asked) = asked {
+            (asked, Finish::Length)
+        } else if sampling.ignore_eos {
+            (room, Finish::Length)
+        } else {
+            match default {
+                Some(default) => (default.min(room), Finish::Length),
+                None => (DEFAULT_TOKENS.max(least).min(room), Finish::Stop),
             }
-            Api::Text => {
-                let prompt = request
-                    .raw_prompt()
-                    .ok_or_else(|| Problem::bad("prompt field is required"))?;
-                let prompt = serde_json::from_slice(prompt).map_err(Problem::bad)?;
-                self.text_tokens(prompt)
-            }
+        };
+        if max_tokens < 1 {
+            let message = format!("max_tokens must be at least 1, got {max_tokens}.");
+            let value = max_tokens.to_string();
+            return Err(Problem::value(&message, "max_tokens", &value));
         }
-    }
-
-    /// The tokens of a completion's prompt.
-    pub(super) fn text_tokens(&self, prompt: &RawValue) -> Result<Vec<u32>, Problem> {
-        let wrong = |_| Problem::bad("prompt must be a text or a list of token ids");
-        let encode = |text: &str| self.tokens.completion(text).map_err(Problem::bad);
-        match serde_json::from_str(prompt.get()).map_err(wrong)? {
-            Prompt::Text(text) => encode(&text),
-            Prompt::Tokens(tokens) => Ok(tokens),
-            Prompt::Texts(texts) if texts.len() == 1 => encode(&texts[0]),
-            Prompt::TokenLists(mut lists) if lists.len() == 1 => Ok(lists.remove(0)),
-            Prompt::Texts(_) | Prompt::TokenLists(_) => {
-                Err(Problem::bad("a request can have one prompt"))
-            }
+        if least > max_tokens {
+            return Err(Problem::bad(format!(
+                "min_tokens must be less than or equal to max_tokens={max_tokens}, got {least}."
+            )));
         }
-    }
-
-    /// How many tokens to generate, and how the answer ends.
-    fn limit(&self, request: &Request<'_>, prompt: usize) -> Result<(usize, Finish), Problem> {
-        let asked = request
-            .max_tokens()
-            .map(|count| usize::try_from(count).unwrap_or(usize::MAX));
-        if asked == Some(0) {
-            return Err(Problem::bad("max_tokens must be at least 1, got 0."));
-        }
-        let room = self.config.max_model_len.saturating_sub(prompt).max(1);
-        if self.config.echo && asked.is_none_or(|asked| asked >= prompt) {
-            return Ok((prompt.clamp(1, room), Finish::Stop));
-        }
-        Ok(match asked {
-            Some(asked) => (asked, Finish::Length),
-            None => (DEFAULT_TOKENS.min(room), Finish::Stop),
+        Ok(Prompt {
+            tokens,
+            text: None,
+            max_tokens,
+            finish,
         })
+    }
+
+    /// What is handed to the engine for sample `index` of a prompt.
+    pub(super) fn submission(&self, ask: &Ask, prompt: &Prompt, index: usize) -> Submit {
+        let sampling = &ask.sampling;
+        let chain = Chain::new(
+            self.hashing,
+            prompt.tokens.clone(),
+            ask.lora.clone(),
+            sampling.cache_salt.clone(),
+        );
+        let remote = transfer::remote(&sampling.transfer);
+        Submit {
+            chain,
+            script: self.tokens.script(sampling.salt(index), self.config.echo),
+            max_tokens: prompt.max_tokens,
+            finish: prompt.finish,
+            hold: sampling.transfer["do_remote_decode"] == true,
+            remote: remote.filter(|_| self.connector),
+        }
+    }
+
+    /// What one transfer of KV cache cannot serve breaks the engine.
+    pub(super) fn check_transfer(&self, ask: &Ask) -> Result<(), Problem> {
+        let sampling = &ask.sampling;
+        if !self.connector && !sampling.transfer.is_null() {
+            self.metrics().own.ignored_transfers += 1;
+        }
+        let remote = self.connector && transfer::remote(&sampling.transfer).is_some();
+        if remote && sampling.prompt_logprobs.is_some() {
+            self.metrics().own.broken_transfers += 1;
+            let message =
+                "EngineCore encountered an issue. See stack trace (above) for the root cause.";
+            return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message));
+        }
+        Ok(())
     }
 }

@@ -1,75 +1,94 @@
-//! vLLM's `/tokenize` and `/detokenize`. CPU work over HTTP.
+//! vLLM's `/tokenize` and `/detokenize`, and Anthropic's count. CPU work over HTTP.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::Sim;
-use super::request::Problem;
+use super::problem::Problem;
+use super::request::{self, checked};
+use super::{Sim, check_media_type};
+use crate::openai::api::Api;
+use crate::sim::python::lax;
 
-#[derive(Deserialize)]
-struct Tokenize<'a> {
-    #[serde(borrow, default)]
-    model: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    prompt: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    messages: Option<&'a RawValue>,
-    #[serde(default)]
-    add_special_tokens: Option<bool>,
-    #[serde(default)]
-    return_token_strs: bool,
-}
-
-#[derive(Deserialize)]
-struct Detokenize<'a> {
-    #[serde(borrow, default)]
-    model: Option<Cow<'a, str>>,
-    tokens: Vec<u32>,
-}
-
-pub(super) async fn tokenize(State(sim): State<Arc<Sim>>, body: Bytes) -> Response {
+pub(super) async fn tokenize(
+    State(sim): State<Arc<Sim>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let work = sim.clone();
-    let done = sim.work(body.len(), move || work.tokenized(&body)).await;
-    sim.reply(done)
+    let length = body.len();
+    let done = match check_media_type(&headers) {
+        Ok(()) => sim.work(length, move || work.tokenized(&body)).await,
+        Err(problem) => Err(problem),
+    };
+    sim.reply(Api::Tokenize, done)
 }
 
-pub(super) async fn detokenize(State(sim): State<Arc<Sim>>, body: Bytes) -> Response {
+pub(super) async fn detokenize(
+    State(sim): State<Arc<Sim>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let work = sim.clone();
-    let done = sim.work(body.len(), move || work.detokenized(&body)).await;
-    sim.reply(done)
+    let length = body.len();
+    let done = match check_media_type(&headers) {
+        Ok(()) => sim.work(length, move || work.detokenized(&body)).await,
+        Err(problem) => Err(problem),
+    };
+    sim.reply(Api::Tokenize, done)
+}
+
+/// Anthropic's way to ask how long a prompt is.
+pub(super) async fn count_tokens(
+    State(sim): State<Arc<Sim>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let work = sim.clone();
+    let length = body.len();
+    let done = match check_media_type(&headers) {
+        Ok(()) => sim.work(length, move || work.count_tokens(&body)).await,
+        Err(problem) => Err(problem),
+    };
+    sim.reply(Api::CountTokens, done)
 }
 
 impl Sim {
-    fn reply(&self, done: Result<Value, Problem>) -> Response {
+    /// The answer to work that is done.
+    pub(super) fn reply(&self, api: Api, done: Result<Value, Problem>) -> Response {
         match done {
             Ok(body) => Json(body).into_response(),
-            Err(problem) => self.refuse(&problem),
+            Err(problem) => self.refuse(api, &problem),
         }
     }
 
     fn tokenized(&self, body: &[u8]) -> Result<Value, Problem> {
-        let request: Tokenize<'_> = serde_json::from_slice(body).map_err(Problem::bad)?;
-        if let Some(model) = &request.model {
-            self.served(model)?;
-        }
-        let tokens = match (&request.prompt, request.messages) {
-            (_, Some(messages)) => self.tokens.chat(messages, body),
-            (Some(prompt), None) if request.add_special_tokens == Some(false) => {
-                self.tokens.plain(prompt)
-            }
-            (Some(prompt), None) => self.tokens.completion(prompt),
-            (None, None) => Err("prompt or messages are required".to_owned()),
+        let body = request::body(body)?;
+        let mut fields = request::fields(&body)?;
+        let model = fields.optional("model", lax::text);
+        let strings = fields.optional("return_token_strs", lax::bool) == Some(true);
+        let chat = fields.raw("messages").is_some();
+        let prompt = if chat {
+            fields.optional_list("messages", lax::dict);
+            None
+        } else {
+            fields.required("prompt");
+            Some(fields.plain("prompt", "", lax::text))
         };
-        let tokens = tokens.map_err(Problem::bad)?;
-        let texts = request.return_token_strs.then(|| {
+        let special = fields.plain("add_special_tokens", true, lax::bool);
+        checked(&fields)?;
+        self.served(model)?;
+        let tokens = match prompt {
+            None => self.chat_tokens(&body)?,
+            Some(prompt) if special => self.tokens.completion(prompt).map_err(Problem::bad)?,
+            Some(prompt) => self.tokens.plain(prompt).map_err(Problem::bad)?,
+        };
+        let texts = strings.then(|| {
             let text = |token: &u32| self.tokens.text(&[*token]);
             tokens.iter().map(text).collect::<Vec<_>>()
         });
@@ -80,10 +99,14 @@ impl Sim {
     }
 
     fn detokenized(&self, body: &[u8]) -> Result<Value, Problem> {
-        let request: Detokenize<'_> = serde_json::from_slice(body).map_err(Problem::bad)?;
-        if let Some(model) = &request.model {
-            self.served(model)?;
-        }
-        Ok(json!({"prompt": self.tokens.text(&request.tokens)}))
+        let body = request::body(body)?;
+        let mut fields = request::fields(&body)?;
+        let model = fields.optional("model", lax::text);
+        fields.required("tokens");
+        let numbers = fields.optional_list("tokens", request::token);
+        checked(&fields)?;
+        self.served(model)?;
+        let tokens = request::tokens(&numbers.unwrap_or_default())?;
+        Ok(json!({"prompt": self.tokens.text(&tokens)}))
     }
 }

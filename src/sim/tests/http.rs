@@ -110,61 +110,6 @@ async fn completions_take_texts_and_token_ids() {
 }
 
 #[tokio::test]
-async fn wrong_requests_are_refused_as_vllm_refuses_them() {
-    let sim = TestSim::start(&["--max-model-len", "100", "--num-gpu-blocks-override", "4"]).await;
-    let user = json!([{"role": "user", "content": "hi"}]);
-    for (status, body, message) in [
-        (
-            404,
-            json!({"model": "x", "messages": user}),
-            "The model `x` does not exist.",
-        ),
-        (400, json!({"model": "m"}), "messages field is required"),
-        (
-            400,
-            json!({"model": "m", "messages": user, "max_tokens": 0}),
-            "max_tokens must be at least 1, got 0.",
-        ),
-        (
-            400,
-            json!({"model": "m", "messages": user, "max_tokens": 99}),
-            "This model's maximum context length is 100 tokens.",
-        ),
-        (
-            400,
-            json!({"model": "m", "messages": user, "max_tokens": 80}),
-            "the request needs 6 blocks of KV cache and the engine has 3",
-        ),
-        (
-            400,
-            json!({"model": "m", "messages": user, "n": 2}),
-            "n must be 1",
-        ),
-        (
-            400,
-            json!({"model": "m", "messages": user, "cache_salt": ""}),
-            "cache_salt must be a non-empty string",
-        ),
-    ] {
-        let reply = sim.chat(body).await;
-        let error = reply.json()["error"].clone();
-        assert_eq!(reply.status, status, "{error}");
-        assert_eq!(error["code"], status);
-        assert!(
-            error["message"].as_str().unwrap().starts_with(message),
-            "{error}"
-        );
-    }
-    let reply = sim
-        .send("POST", "/v1/chat/completions", "{".to_owned(), &[])
-        .await
-        .unwrap();
-    assert_eq!(reply.status, 400);
-    assert_eq!(sim.count("sim:refused_requests_total").await, 8);
-    sim.stop().await;
-}
-
-#[tokio::test]
 async fn a_full_queue_is_said_at_once_and_ids_come_back() {
     let flags = [
         "--max-num-seqs",

@@ -315,6 +315,7 @@ async fn one_engine_computes_a_prompt_and_another_answers_it() {
         100
     );
     assert_eq!(answer["usage"]["completion_tokens"], 4);
+    assert_eq!(text(&answer), text(&answer_of(&tokens).await));
     assert_eq!(
         decoder.count("vllm:external_prefix_cache_hits_total").await,
         100
@@ -325,7 +326,7 @@ async fn one_engine_computes_a_prompt_and_another_answers_it() {
 }
 
 #[tokio::test]
-async fn fetched_blocks_are_free_and_cannot_be_fetched_twice() {
+async fn fetched_blocks_are_free_and_who_fetches_them_twice_gets_what_is_there() {
     let (prefiller, decoder) = (nixl(&[]).await, nixl(&[]).await);
     let tokens: Vec<u32> = (0..100).collect();
     let parameters = prefill(&prefiller, &tokens).await;
@@ -334,15 +335,31 @@ async fn fetched_blocks_are_free_and_cannot_be_fetched_twice() {
     while prefiller.thousandths("vllm:kv_cache_usage_perc").await > 0 {
         assert!(tokio::time::Instant::now() < deadline);
     }
+    assert_eq!(prefiller.count("sim:held_requests").await, 0);
+    assert_eq!(prefiller.count("sim:unheld_reads_total").await, 0);
+    // NIXL reads memory, and nobody asks whose it is by then.
     let other: Vec<u32> = (500..600).collect();
-    let answer = decode_at(&decoder, &other, parameters).await;
-    assert_eq!(answer["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+    let wrong = decode_at(&decoder, &other, parameters).await;
     assert_eq!(
-        decoder.count("vllm:nixl_num_failed_transfers_total").await,
-        1
+        wrong["usage"]["prompt_tokens_details"]["cached_tokens"],
+        100
     );
+    assert_ne!(text(&wrong), text(&answer_of(&other).await));
+    assert_eq!(prefiller.count("sim:unheld_reads_total").await, 1);
     prefiller.stop().await;
     decoder.stop().await;
+}
+
+fn text(answer: &Value) -> &str {
+    answer["choices"][0]["text"].as_str().unwrap()
+}
+
+/// What an engine of its own says to this prompt.
+async fn answer_of(tokens: &[u32]) -> Value {
+    let sim = TestSim::start(&[]).await;
+    let answer = sim.post("/v1/completions", &completion(tokens, 4)).await;
+    sim.stop().await;
+    answer.json()
 }
 
 #[tokio::test]
@@ -368,4 +385,80 @@ async fn without_a_connector_transfer_parameters_change_nothing() {
     assert_eq!(prefill(&sim, &tokens).await, Value::Null);
     assert_eq!(sim.count("sim:ignored_transfers_total").await, 1);
     sim.stop().await;
+}
+
+// === what one transfer cannot serve ===
+
+async fn prefilled(sim: &TestSim, body: &Value) -> Value {
+    let mut body = body.clone();
+    body["max_tokens"] = json!(1);
+    body["kv_transfer_params"] = json!({"do_remote_decode": true, "do_remote_prefill": false});
+    let answer = sim.post("/v1/completions", &body).await.json();
+    answer["kv_transfer_params"].clone()
+}
+
+#[tokio::test]
+async fn all_prompts_of_a_list_are_decoded_on_the_first_ones_kv_cache() {
+    let (prefiller, decoder) = (nixl(&[]).await, nixl(&[]).await);
+    let prompts: Vec<Vec<u32>> = vec![(0..100).collect(), (500..600).collect()];
+    let mut body = json!({"model": "m", "prompt": prompts, "max_tokens": 8});
+    let right = decoder.post("/v1/completions", &body).await.json();
+    sim_reset(&decoder).await;
+    body["kv_transfer_params"] = prefilled(&prefiller, &body).await;
+    // The blocks of the second prompt are never asked for.
+    assert_eq!(prefiller.count("sim:held_requests").await, 2);
+    let wrong = decoder.post("/v1/completions", &body).await.json();
+    assert_eq!(wrong["choices"][0]["text"], right["choices"][0]["text"]);
+    assert_ne!(wrong["choices"][1]["text"], right["choices"][1]["text"]);
+    assert_eq!(prefiller.count("sim:held_requests").await, 1);
+    prefiller.stop().await;
+    decoder.stop().await;
+}
+
+async fn sim_reset(sim: &TestSim) {
+    let reset = sim.post("/reset_prefix_cache", &json!({})).await.json();
+    assert_eq!(reset["success"], true);
+}
+
+#[tokio::test]
+async fn samples_of_a_prefill_strand_its_blocks() {
+    let (prefiller, decoder) = (nixl(&[]).await, nixl(&[]).await);
+    let tokens: Vec<u32> = (0..100).collect();
+    let mut body = json!({"model": "m", "prompt": tokens, "max_tokens": 8, "n": 3});
+    let right = decoder.post("/v1/completions", &body).await.json();
+    sim_reset(&decoder).await;
+    body["kv_transfer_params"] = prefilled(&prefiller, &body).await;
+    assert_eq!(prefiller.count("sim:held_requests").await, 3);
+    let answer = decoder.post("/v1/completions", &body).await.json();
+    assert_eq!(answer["choices"], right["choices"]);
+    assert_eq!(prefiller.count("sim:held_requests").await, 2);
+    prefiller.stop().await;
+    decoder.stop().await;
+}
+
+#[tokio::test]
+async fn logprobs_of_a_prompt_that_was_computed_elsewhere_break_the_engine() {
+    let (prefiller, decoder) = (nixl(&[]).await, nixl(&[]).await);
+    let tokens: Vec<u32> = (0..100).collect();
+    let mut body = json!({"model": "m", "prompt": tokens, "max_tokens": 8});
+    body["kv_transfer_params"] = prefilled(&prefiller, &body).await;
+    for (key, value) in [("prompt_logprobs", json!(1)), ("echo", json!(true))] {
+        let mut body = body.clone();
+        body[key] = value;
+        body["logprobs"] = json!(1);
+        let reply = decoder.post("/v1/completions", &body).await;
+        assert_eq!(reply.status, 500, "{}", reply.text);
+        assert_eq!(reply.json()["error"]["type"], "InternalServerError");
+    }
+    assert_eq!(decoder.count("sim:broken_transfers_total").await, 2);
+    // Without the transfer there is nothing wrong with them.
+    body["kv_transfer_params"] = Value::Null;
+    body["prompt_logprobs"] = json!(1);
+    let whole = decoder.post("/v1/completions", &body).await.json();
+    let told = whole["choices"][0]["prompt_logprobs"].as_array().unwrap();
+    assert_eq!(told.len(), 100);
+    assert_eq!(told[0], Value::Null);
+    assert_eq!(told[1]["1"]["rank"], 1);
+    prefiller.stop().await;
+    decoder.stop().await;
 }

@@ -103,6 +103,9 @@ impl TestSim {
         let mut request = http::Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.url));
+        if !body.is_empty() && !headers.iter().any(|(name, _)| *name == "content-type") {
+            request = request.header("content-type", "application/json");
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
