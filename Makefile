@@ -65,6 +65,19 @@ test-unit: build ## Unit tests beside a real Redis, rules of the source tree, co
 test-cluster: build ## The programs together, on a real control plane, Envoy and Valkey.
 	RUST_LIB_BACKTRACE=0 $(CARGO) test --locked --test cluster -- --nocapture
 
+##@ Measure it
+
+BENCH_EPP = $(TARGET)/bench/release/bench-epp
+
+.PHONY: build-bench
+build-bench: # The EPP as it is shipped, and what it is measured with.
+	$(CARGO) build --locked --release --bin epp
+	$(CARGO) build --locked --release --manifest-path bench/epp/Cargo.toml --target-dir $(TARGET)/bench
+
+.PHONY: bench-epp
+bench-epp: build-bench ## What the EPP costs beside a server that decides nothing; QUICK=1 shortens, ARGS=… for more (see docs/bench-epp.md).
+	EPP=$(TARGET)/release/epp $(BENCH_EPP) table $(ARGS)
+
 ##@ Clean up
 
 .PHONY: clean
