@@ -78,6 +78,15 @@ build-bench: # The EPP as it is shipped, and what it is measured with.
 bench-epp: build-bench ## What the EPP costs beside a server that decides nothing; QUICK=1 shortens, ARGS=… for more (see docs/bench-epp.md).
 	EPP=$(TARGET)/release/epp $(BENCH_EPP) table $(ARGS)
 
+.PHONY: soak-epp
+soak-epp: build-bench ## What the EPP bears: five minutes of load, 10,000 open answers, hostile clients; QUICK=1 shortens.
+	EPP=$(TARGET)/release/epp $(BENCH_EPP) soak $(ARGS)
+
+.PHONY: test-envoy
+test-envoy: build-bench ## What real Envoy makes of the EPP's answers, in each body mode, and when the EPP fails.
+	$(CARGO) build --locked --bin llm-d-operator
+	EPP=$(TARGET)/release/epp OPERATOR=$(OPERATOR) $(BENCH_EPP) modes $(ARGS)
+
 ##@ Clean up
 
 .PHONY: clean

@@ -1,11 +1,13 @@
 //! An HTTP client that keeps connections and says what came back. IO.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client as Pool;
@@ -19,7 +21,10 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A client.
 #[derive(Clone)]
-pub struct Client(Pool<HttpConnector, Full<Bytes>>);
+pub struct Client(Pool<HttpConnector, Body>);
+
+/// A request's body.
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// What came back.
 #[derive(Debug)]
@@ -49,6 +54,11 @@ impl Client {
         Self::new(false)
     }
 
+    /// Speaks HTTP/2, over one connection.
+    pub fn http2() -> Self {
+        Self::new(true)
+    }
+
     fn new(http2: bool) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
@@ -60,10 +70,10 @@ impl Client {
     }
 
     /// A chat request.
-    pub fn chat(to: SocketAddr, body: Bytes) -> Request<Full<Bytes>> {
+    pub fn chat(to: SocketAddr, body: Bytes) -> Request<Body> {
         Request::post(format!("http://{to}/v1/chat/completions"))
             .header("content-type", "application/json")
-            .body(Full::new(body))
+            .body(Full::new(body).boxed_unsync())
             .expect("an address makes a URI")
     }
 
@@ -71,7 +81,7 @@ impl Client {
     ///
     /// # Errors
     /// When the connection breaks or [`PATIENCE`] ends.
-    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer> {
+    pub async fn send(&self, request: Request<Body>) -> Result<Answer> {
         let whole = async {
             let response = self.0.request(request).await?;
             let (head, body) = response.into_parts();
@@ -92,7 +102,7 @@ impl Client {
     ///
     /// # Errors
     /// When the connection breaks.
-    pub async fn open(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
+    pub async fn open(&self, request: Request<Body>) -> Result<Response<Incoming>> {
         Ok(self.0.request(request).await?)
     }
 

@@ -26,6 +26,8 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::net::{TcpListener, TcpSocket};
 
+pub use self::answer::EVENTS;
+
 use crate::net;
 use crate::prompts::MODEL;
 use crate::tokenizer::Tokenizer;

@@ -22,8 +22,10 @@ pub struct Listener {
     pub name: String,
     /// Where it listens.
     pub address: SocketAddr,
-    /// Configuration of the external processor; none asks nobody.
-    pub ext_proc: Option<Value>,
+    /// HTTP filters in front of the router.
+    pub filters: Vec<Value>,
+    /// Merged into its only route.
+    pub route: Value,
     /// Cluster that answers.
     pub cluster: &'static str,
     /// The most that is held of one body; Envoy's own default (1 MiB) where unset.
@@ -36,7 +38,8 @@ impl Listener {
         Self {
             name: name.to_owned(),
             address: SocketAddr::from(([0, 0, 0, 0], 0)),
-            ext_proc: None,
+            filters: Vec::new(),
+            route: Value::Null,
             cluster,
             buffer_bytes: None,
         }
@@ -52,18 +55,21 @@ pub const PREFERRED: &str = "preferred";
 /// Endpoints in turn.
 pub const PLAIN: &str = "plain";
 
-/// The external processor's configuration.
+/// An external processor that takes bodies in these modes, and fails where it fails.
 pub fn ext_proc(epp_cluster: &str, request: &str, response: &str) -> Value {
-    json!({
-        "@type": format!("{TYPES}.extensions.filters.http.ext_proc.v3.ExternalProcessor"),
-        "grpc_service": {"envoy_grpc": {"cluster_name": epp_cluster}, "timeout": "60s"},
-        "message_timeout": "10s",
-        "processing_mode": {
-            "request_header_mode": "SEND", "response_header_mode": "SEND",
-            "request_body_mode": request, "response_body_mode": response,
-            "request_trailer_mode": "SEND", "response_trailer_mode": "SEND",
-        },
-    })
+    filter(
+        "envoy.filters.http.ext_proc",
+        &json!({
+            "@type": format!("{TYPES}.extensions.filters.http.ext_proc.v3.ExternalProcessor"),
+            "grpc_service": {"envoy_grpc": {"cluster_name": epp_cluster}},
+            "message_timeout": "10s",
+            "processing_mode": {
+                "request_header_mode": "SEND", "response_header_mode": "SEND",
+                "request_body_mode": request, "response_body_mode": response,
+                "request_trailer_mode": "SEND", "response_trailer_mode": "SEND",
+            },
+        }),
+    )
 }
 
 /// The cluster of an EPP.
@@ -73,8 +79,8 @@ pub fn epp_cluster(name: &str, address: SocketAddr) -> Value {
     cluster
 }
 
-/// The clusters of the engines.
-pub fn engine_clusters(engines: &[SocketAddr]) -> Vec<Value> {
+/// The clusters of the engines; `preference` is merged into [`PREFERRED`].
+pub fn engine_clusters(engines: &[SocketAddr], preference: &Value) -> Vec<Value> {
     let picked = |name: &str| {
         json!({
             "name": name, "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED",
@@ -86,25 +92,8 @@ pub fn engine_clusters(engines: &[SocketAddr]) -> Vec<Value> {
     };
     let mut picked_h2 = picked(PICKED_H2);
     picked_h2["typed_extension_protocol_options"] = http2();
-    let policy = |name: &str, message: &str, mut rest: Value| {
-        rest["@type"] = json!(format!(
-            "{TYPES}.extensions.load_balancing_policies.{message}"
-        ));
-        json!({"typed_extension_config": {
-            "name": format!("envoy.load_balancing_policies.{name}"), "typed_config": rest}})
-    };
-    let fallback = policy("least_request", "least_request.v3.LeastRequest", json!({}));
-    let override_host = json!({
-        "override_host_sources": [{"header": "x-gateway-destination-endpoint"}],
-        "fallback_policy": {"policies": [fallback]},
-    });
-    let override_host = policy(
-        "override_host",
-        "override_host.v3.OverrideHost",
-        override_host,
-    );
     let mut preferred = static_cluster(PREFERRED, engines);
-    preferred["load_balancing_policy"] = json!({"policies": [override_host]});
+    merge(&mut preferred, preference);
     vec![
         picked(PICKED),
         picked_h2,
@@ -138,6 +127,24 @@ fn http2() -> Value {
     }})
 }
 
+fn filter(name: &str, config: &Value) -> Value {
+    json!({"name": name, "typed_config": config})
+}
+
+/// As protobuf merges messages: fields replace fields, lists grow.
+pub fn merge(base: &mut Value, patch: &Value) {
+    match (base, patch) {
+        (_, Value::Null) => {}
+        (Value::Object(base), Value::Object(patch)) => {
+            for (key, value) in patch {
+                merge(base.entry(key.as_str()).or_insert(Value::Null), value);
+            }
+        }
+        (Value::Array(base), Value::Array(patch)) => base.extend(patch.iter().cloned()),
+        (base, patch) => *base = patch.clone(),
+    }
+}
+
 fn socket(address: SocketAddr) -> Value {
     json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
 }
@@ -149,17 +156,13 @@ pub fn bootstrap(listeners: &[Listener], clusters: &[Value]) -> Value {
 }
 
 fn listener(listener: &Listener) -> Value {
-    let filter = |name: &str, config: &Value| json!({"name": name, "typed_config": config});
     let router = json!({"@type": format!("{TYPES}.extensions.filters.http.router.v3.Router")});
-    let mut filters: Vec<Value> = listener
-        .ext_proc
-        .iter()
-        .map(|config| filter("envoy.filters.http.ext_proc", config))
-        .collect();
+    let mut filters = listener.filters.clone();
     filters.push(filter("envoy.filters.http.router", &router));
     // No route timeout: streams that stay open are part of what is tried.
-    let route = json!({"match": {"prefix": "/"},
+    let mut route = json!({"match": {"prefix": "/"},
         "route": {"cluster": listener.cluster, "timeout": "0s"}});
+    merge(&mut route, &listener.route);
     let network = "envoy.filters.network.http_connection_manager";
     let manager = json!({
         "@type": format!(

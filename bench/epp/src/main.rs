@@ -4,15 +4,20 @@
 mod client;
 mod engines;
 mod envoy;
+mod istio;
 mod kind;
 mod kubeapi;
 mod load;
+mod memory;
+mod modes;
 mod net;
 mod process;
 mod prompts;
+mod soak;
 mod stage;
 mod table;
 mod tokenizer;
+mod verdict;
 
 use std::process::ExitCode;
 
@@ -30,6 +35,10 @@ struct Cli {
 enum Command {
     /// What EPPs cost, beside a server that decides nothing.
     Table(table::Args),
+    /// What the EPP bears.
+    Soak(soak::Args),
+    /// What real Envoy makes of the EPP's answers.
+    Modes(modes::Args),
     /// Answer as engines do.
     #[command(hide = true)]
     Engines(engines::Args),
@@ -45,6 +54,8 @@ async fn main() -> ExitCode {
     let work = async {
         match Cli::parse().command {
             Command::Table(args) => table::run(args).await.map(|()| ExitCode::SUCCESS),
+            Command::Soak(args) => soak::run(args).await,
+            Command::Modes(args) => modes::run(args).await,
             Command::Engines(args) => engines::run(&args).await.map(|()| ExitCode::SUCCESS),
         }
     };

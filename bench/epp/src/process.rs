@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::{Signal, kill};
@@ -56,15 +55,20 @@ impl Process {
         Pid::from_raw(self.child.id() as i32)
     }
 
-    /// CPU time of all its threads since the start, ended ones too.
+    /// CPU milliseconds of all its threads since the start, ended ones too.
     ///
     /// # Errors
     /// When it is gone.
-    pub fn cpu(&self) -> Result<Duration> {
+    pub fn cpu_ms(&self) -> Result<f64> {
         let clock = clock_getcpuclockid(self.pid())
             .and_then(nix::time::ClockId::now)
             .with_context(|| format!("read the CPU clock of {}", self.name))?;
-        Ok(Duration::new(clock.tv_sec() as u64, clock.tv_nsec() as u32))
+        Ok(clock.tv_sec() as f64 * 1e3 + clock.tv_nsec() as f64 / 1e6)
+    }
+
+    /// Its id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Resident memory in MiB.
@@ -72,14 +76,7 @@ impl Process {
     /// # Errors
     /// When it is gone.
     pub fn rss_mib(&self) -> Result<f64> {
-        let path = format!("/proc/{}/status", self.child.id());
-        let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-        let kib: f64 = text
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
-            .with_context(|| format!("{} has no VmRSS: it has ended", self.name))?;
-        Ok(kib / 1024.0)
+        rss_mib(self.id()).with_context(|| self.name.clone())
     }
 
     /// Sends a signal.
@@ -97,14 +94,6 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// The status it ended with, where it has.
-    ///
-    /// # Errors
-    /// When the system cannot tell.
-    pub fn ended(&mut self) -> Result<Option<std::process::ExitStatus>> {
-        self.child.try_wait().context("ask for a child's status")
-    }
-
     /// The last lines of its log.
     pub fn tail(&self) -> String {
         let text = fs::read(&self.log).unwrap_or_default();
@@ -119,4 +108,19 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Resident memory of a process, in MiB.
+///
+/// # Errors
+/// When it is gone.
+pub fn rss_mib(id: u32) -> Result<f64> {
+    let path = format!("/proc/{id}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let kib: f64 = text
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
+        .with_context(|| format!("{path} has no VmRSS: the process has ended"))?;
+    Ok(kib / 1024.0)
 }

@@ -1,7 +1,6 @@
 //! Engines, EPPs and one Envoy between a client and them, started in order and seen to answer.
 //! IO.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -35,6 +34,15 @@ pub struct Common {
     pub keep: Option<PathBuf>,
 }
 
+/// What is merged into clusters.
+#[derive(Clone, Debug, Default)]
+pub struct Patches {
+    /// Into that of each EPP.
+    pub epp_cluster: Value,
+    /// Into [`envoy::PREFERRED`].
+    pub engine_cluster: Value,
+}
+
 /// A run's folder: kept where wished, else gone with the run.
 enum Folder {
     Kept(PathBuf),
@@ -64,7 +72,7 @@ impl Stage {
         common: &Common,
         kinds: &[Kind],
         mut listeners: Vec<Listener>,
-        epp_cluster: fn(&str, SocketAddr) -> Value,
+        patches: &Patches,
     ) -> Result<Self> {
         let net = Net::take()?;
         let folder = match &common.keep {
@@ -101,8 +109,12 @@ impl Stage {
         for (index, listener) in listeners.iter_mut().enumerate() {
             listener.address = net.at(FIRST_LISTENER + index as u16);
         }
-        let mut clusters = envoy::engine_clusters(&addresses);
-        clusters.extend(epps.iter().map(|epp| epp_cluster(&epp.name, epp.grpc)));
+        let mut clusters = envoy::engine_clusters(&addresses, &patches.engine_cluster);
+        clusters.extend(epps.iter().map(|epp| {
+            let mut cluster = envoy::epp_cluster(&epp.name, epp.grpc);
+            envoy::merge(&mut cluster, &patches.epp_cluster);
+            cluster
+        }));
         let config = envoy::bootstrap(&listeners, &clusters);
         let stage = Self {
             epps,

@@ -18,7 +18,7 @@ use crate::envoy::{self, Listener};
 use crate::kind::Kind;
 use crate::load::{self, Load, Outcome};
 use crate::prompts::Prompts;
-use crate::stage::{Common, Stage};
+use crate::stage::{Common, Patches, Stage};
 
 /// Command line.
 #[derive(Debug, clap::Args)]
@@ -41,12 +41,12 @@ pub struct Args {
     )]
     rows: Vec<Row>,
     /// Seconds of one measurement.
-    #[arg(long, default_value_t = 8.0)]
+    #[arg(long, default_value_t = 5.0)]
     seconds: f64,
     /// How often each is measured.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 7)]
     repeat: usize,
-    /// Two short measurements of each.
+    /// Three short measurements of each.
     #[arg(long, env = "QUICK", value_parser = clap::builder::FalseyValueParser::new())]
     quick: bool,
     /// How request bodies are handed to the EPP.
@@ -71,7 +71,7 @@ const WAKE: Duration = Duration::from_millis(300);
 /// When something does not start, or answers are lost.
 pub async fn run(mut args: Args) -> Result<()> {
     if args.quick {
-        (args.seconds, args.repeat) = (4.0, 2);
+        (args.seconds, args.repeat) = (3.0, 3);
     }
     let mut kinds = Vec::new();
     for text in args.kinds.iter().chain(&args.peer) {
@@ -79,13 +79,13 @@ pub async fn run(mut args: Args) -> Result<()> {
     }
     let mut listeners = vec![Listener::new("plain", envoy::PLAIN)];
     listeners.extend(kinds.iter().map(|kind| {
-        let config = envoy::ext_proc(&kind.name, &args.request_mode, &args.response_mode);
+        let filter = envoy::ext_proc(&kind.name, &args.request_mode, &args.response_mode);
         Listener {
-            ext_proc: Some(config),
+            filters: vec![filter],
             ..Listener::new(&kind.name, envoy::PICKED)
         }
     }));
-    let stage = Stage::start(&args.common, &kinds, listeners, envoy::epp_cluster).await?;
+    let stage = Stage::start(&args.common, &kinds, listeners, &Patches::default()).await?;
     let mut bench = Bench {
         client: Client::http1(),
         stage,
@@ -136,19 +136,16 @@ impl Bench {
         let used = before.iter().zip(&after);
         used.zip(&self.stage.epps)
             .map(|((before, after), epp)| {
-                Ok((
-                    (*after - *before).as_secs_f64() / seconds,
-                    epp.process.rss_mib()?,
-                ))
+                Ok(((after - before) / 1e3 / seconds, epp.process.rss_mib()?))
             })
             .collect()
     }
 
-    fn cpus(&self) -> Result<Vec<Duration>> {
+    fn cpus(&self) -> Result<Vec<f64>> {
         self.stage
             .epps
             .iter()
-            .map(|epp| epp.process.cpu())
+            .map(|epp| epp.process.cpu_ms())
             .collect()
     }
 
@@ -197,16 +194,16 @@ impl Bench {
         load::run(&self.client, to, Arc::clone(prompts), load).await
     }
 
-    async fn plain(&self, row: Row, prompts: &Arc<Prompts>) -> Result<(Outcome, Duration)> {
+    async fn plain(&self, row: Row, prompts: &Arc<Prompts>) -> Result<(Outcome, f64)> {
         self.load(row, prompts, 0, true).await;
-        let envoy = self.stage.envoy.cpu()?;
+        let envoy = self.stage.envoy.cpu_ms()?;
         let outcome = self.load(row, prompts, 0, false).await;
         ensure!(
             outcome.ok() == outcome.sent,
             "without an EPP: {:?}",
             outcome.ends
         );
-        Ok((outcome, self.stage.envoy.cpu()? - envoy))
+        Ok((outcome, self.stage.envoy.cpu_ms()? - envoy))
     }
 
     async fn routed(
@@ -214,23 +211,25 @@ impl Bench {
         row: Row,
         prompts: &Arc<Prompts>,
         index: usize,
-        (plain, plain_envoy): &(Outcome, Duration),
+        (plain, plain_envoy): &(Outcome, f64),
     ) -> Result<Sample> {
         let epp = &self.stage.epps[index].process;
         epp.signal(Signal::SIGCONT)?;
         tokio::time::sleep(WAKE).await;
         self.load(row, prompts, index + 1, true).await;
-        let (cpu, envoy) = (epp.cpu()?, self.stage.envoy.cpu()?);
+        let (cpu, envoy) = (epp.cpu_ms()?, self.stage.envoy.cpu_ms()?);
         let outcome = self.load(row, prompts, index + 1, false).await;
-        let (cpu, envoy) = (epp.cpu()? - cpu, self.stage.envoy.cpu()? - envoy);
+        let (cpu, envoy) = (epp.cpu_ms()? - cpu, self.stage.envoy.cpu_ms()? - envoy);
         let rss_mib = epp.rss_mib()?;
         epp.signal(Signal::SIGSTOP)?;
-        let each = |duration: Duration| duration.as_secs_f64() * 1e3 / outcome.sent as f64;
+        let each = |all: f64| all / outcome.sent as f64;
         Ok(Sample {
             cpu_ms: each(cpu),
-            envoy_ms: each(envoy) - each(*plain_envoy),
-            p50_ms: outcome.quantile(0.5) - plain.quantile(0.5),
-            p99_ms: outcome.quantile(0.99) - plain.quantile(0.99),
+            envoy_ms: each(envoy - plain_envoy),
+            p50_ms: outcome.quantile(0.5),
+            p99_ms: outcome.quantile(0.99),
+            plain_p50_ms: plain.quantile(0.5),
+            plain_p99_ms: plain.quantile(0.99),
             ok: outcome.ok(),
             sent: outcome.sent,
             late_ms: outcome.late_ms,

@@ -127,15 +127,14 @@ impl Tokenizer {
     /// Words with single spaces between them.
     fn text(&self, text: &str, tokens: &mut Vec<u32>) {
         for (index, word) in text.split(' ').enumerate() {
-            match self.words.get(word) {
-                Some(id) => tokens.push(id + u32::from(index > 0)),
-                None => {
-                    if index > 0 {
-                        bytes(" ", tokens);
-                    }
-                    bytes(word, tokens);
-                }
+            if let Some(id) = self.words.get(word) {
+                tokens.push(id + u32::from(index > 0));
+                continue;
             }
+            if index > 0 {
+                bytes(" ", tokens);
+            }
+            bytes(word, tokens);
         }
     }
 }

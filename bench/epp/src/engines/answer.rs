@@ -23,7 +23,7 @@ const EVENT: &str = "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.c
     \"finish_reason\":null}]}\n\n";
 const DONE: &str = "data: [DONE]\n\n";
 /// Events of one streamed answer.
-pub(crate) const EVENTS: usize = 20;
+pub const EVENTS: usize = 20;
 /// Between two of them.
 const PACE: Duration = Duration::from_millis(5);
 
@@ -58,8 +58,8 @@ fn trailers() -> HeaderMap {
     HeaderMap::from_iter([(name, HeaderValue::from_static("1"))])
 }
 
-fn data(text: &'static str) -> Result<Frame<Bytes>, Infallible> {
-    Ok(Frame::data(Bytes::from_static(text.as_bytes())))
+fn data(text: &'static str) -> Frame<Bytes> {
+    Frame::data(Bytes::from_static(text.as_bytes()))
 }
 
 fn events(trailers: Option<HeaderMap>) -> Body {
@@ -72,15 +72,18 @@ fn events(trailers: Option<HeaderMap>) -> Body {
         }
         Some((data(EVENT), sent + 1))
     });
-    let end = trailers.map(|trailers| Ok(Frame::trailers(trailers)));
+    let end = trailers.map(Frame::trailers);
     let all = paced
         .chain(stream::iter([data(DONE)]))
-        .chain(stream::iter(end));
+        .chain(stream::iter(end))
+        .map(Ok::<_, Infallible>);
     StreamBody::new(all).boxed_unsync()
 }
 
 /// One event, and then nothing until the client leaves.
 fn open() -> Body {
-    let all = stream::iter([data(EVENT)]).chain(stream::pending());
+    let all = stream::iter([data(EVENT)])
+        .chain(stream::pending())
+        .map(Ok::<_, Infallible>);
     StreamBody::new(all).boxed_unsync()
 }
