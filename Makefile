@@ -91,6 +91,27 @@ test-cluster-loop: build ## Run test-cluster N times in a row (20); LOAD=1 keeps
 	done; \
 	echo "$$passed passed, $$failed failed"; \
 	[ "$$failed" = 0 ]
+##@ Measure it
+
+BENCH_EPP = $(TARGET)/bench/release/bench-epp
+
+.PHONY: build-bench
+build-bench: # The EPP as it is shipped, and what it is measured with.
+	$(CARGO) build --locked --release --bin epp --no-default-features --features epp
+	$(CARGO) build --locked --release --manifest-path bench/epp/Cargo.toml --target-dir $(TARGET)/bench
+
+.PHONY: bench-epp
+bench-epp: build-bench ## What the EPP costs beside a server that decides nothing; QUICK=1 shortens, ARGS=… for more (see docs/bench-epp.md).
+	EPP=$(TARGET)/release/epp $(BENCH_EPP) table $(ARGS)
+
+.PHONY: soak-epp
+soak-epp: build-bench ## What the EPP bears: five minutes of load, 10,000 open answers, hostile clients; QUICK=1 shortens.
+	EPP=$(TARGET)/release/epp $(BENCH_EPP) soak $(ARGS)
+
+.PHONY: test-envoy
+test-envoy: build-bench ## What real Envoy makes of the EPP's answers, in each body mode, and when the EPP fails.
+	$(CARGO) build --locked --bin llm-d-operator
+	EPP=$(TARGET)/release/epp OPERATOR=$(OPERATOR) $(BENCH_EPP) modes $(ARGS)
 
 ##@ Clean up
 
