@@ -31,5 +31,4 @@ pub mod proxy;
 pub mod scheduling;
 #[cfg(feature = "sim")]
 pub mod sim;
-#[cfg(feature = "tokio")]
 pub mod telemetry;

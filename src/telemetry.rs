@@ -1,7 +1,15 @@
 //! What every program needs around its work: logs, a metrics registry behind an
-//! admin server, and one way to shut down. IO; knows nothing of what it serves.
+//! admin server, one way to shut down, a bound on the memory that peers can fill.
+//! IO but for `budget` and `duration`; knows nothing of what it serves.
 
+#[cfg(feature = "tokio")]
 pub mod admin;
+#[cfg(feature = "tokio")]
+pub mod bind;
+#[cfg(feature = "tokio")]
 pub mod budget;
+pub mod duration;
+#[cfg(feature = "tokio")]
 pub mod logging;
+#[cfg(feature = "tokio")]
 pub mod shutdown;
