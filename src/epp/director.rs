@@ -83,7 +83,7 @@ impl Director {
     }
 
     async fn route(&self, session: &Session) -> Result<(Routed, InFlight), Refusal> {
-        let mut read = self.read(session).await?;
+        let mut read = self.read(session).await;
         // Nothing is awaited from here on: what the decision sees is what there is now.
         let endpoints = self.datastore.snapshot();
         let decided = self.choose(&endpoints, &mut read);
@@ -174,7 +174,7 @@ impl Director {
     }
 
     /// What the decision depends on. Only bodies of the OpenAI API are read.
-    async fn read(&self, session: &Session) -> Result<Read, Refusal> {
+    async fn read(&self, session: &Session) -> Read {
         let headers = session.headers();
         let mut read = Read {
             request: request::Request {
@@ -190,17 +190,14 @@ impl Director {
         if let Some(body) = session.body()
             && session::may_be_json(headers)
         {
-            let parsed =
-                openai::request::Request::parse(body).map_err(|e| Refusal::bad_request(&e))?;
-            let model = parsed
-                .model()
-                .map_err(|error| Refusal::bad_request(&error))?;
+            let parsed = openai::request::Request::read(session::api(headers), body, true);
+            let model = parsed.model().unwrap_or_default();
             let engine = self.any_engine();
             read.prompt = self.knowledge.prompt(&parsed, body, &model, engine).await;
             read.request.prompt_chars = read.prompt.chars;
             read.model = model.into_owned();
         }
-        Ok(read)
+        read
     }
 
     /// A ready engine that can be asked about tokens, in turn.

@@ -17,7 +17,8 @@ use crate::kv::blocks::{self, BlockKey};
 use crate::kv::index::{EndpointSlot, KvIndex as _, Reader};
 use crate::kv::subscribe::{Hints, State, States};
 use crate::kv::tokenize::{self, PromptRef, Tokenizers, Tokens};
-use crate::openai::request::{Prompt, Request};
+use crate::openai::api::Api;
+use crate::openai::request::{ChatForm, Prompt, Request};
 use crate::scheduling::Decision;
 use crate::scheduling::endpoint::{Candidate, EndpointId, EngineLoad};
 
@@ -99,8 +100,13 @@ impl Knowledge {
         model: &str,
         engine: Option<SocketAddr>,
     ) -> PromptBlocks {
-        let Some(mut prompt) = request.prompt() else {
+        let Some(prompt) = request.prompt() else {
             return PromptBlocks::none("no-prompt");
+        };
+        // Without a model the engine takes its own.
+        let model = match &self.base_model {
+            Some(base) if model.is_empty() => base,
+            _ => model,
         };
         let lora = self
             .base_model
@@ -108,20 +114,20 @@ impl Knowledge {
             .is_some_and(|base| base != model)
             .then_some(model);
         let base = self.base_model.as_deref().unwrap_or(model);
-        let root = blocks::root(base, lora, request.cache_salt());
+        let root = blocks::root(base, lora, request.cache_salt().as_deref());
+        let text = prompt.prefix_bytes(TEXT_BLOCK_BYTES * TEXT_BLOCKS);
         let mut found = PromptBlocks {
             chars: prompt.chars(),
             tokens_from: "off",
             root: Some(root),
-            text: blocks::text_keys(root, &prompt.bytes(), TEXT_BLOCK_BYTES, TEXT_BLOCKS).into(),
+            text: blocks::text_keys(root, &text, TEXT_BLOCK_BYTES, TEXT_BLOCKS).into(),
             ..PromptBlocks::default()
         };
         if let Some(tokenizers) = &self.tokenizers {
             let given = matches!(prompt, Prompt::Tokens(_));
-            let prompt = match &mut prompt {
-                Prompt::Chat(messages) => tokenize::Prompt::Chat { messages, body },
-                Prompt::Text(text) => tokenize::Prompt::Text(text),
-                Prompt::Tokens(tokens) => tokenize::Prompt::Tokens(std::mem::take(tokens)),
+            let Some(prompt) = tokenizable(request, &prompt, body) else {
+                found.tokens_from = "other-form";
+                return found;
             };
             let wanted = PromptRef { model, prompt };
             match tokenizers.tokens(wanted, engine, Instant::now()).await {
@@ -275,6 +281,29 @@ impl Knowledge {
         load.and_then(|load| load.block_size)
             .or_else(|| self.index.block_size())
             .unwrap_or(DEFAULT_BLOCK_TOKENS)
+    }
+}
+
+/// The prompt in a form from which tokens are made here as the engine makes them.
+fn tokenizable<'a>(
+    request: &Request<'_>,
+    prompt: &'a Prompt<'_>,
+    body: &'a [u8],
+) -> Option<tokenize::Prompt<'a>> {
+    match prompt {
+        Prompt::Tokens(tokens) => Some(tokenize::Prompt::Tokens(tokens.clone())),
+        // The engine puts pairs of texts together.
+        Prompt::Text(_) if matches!(request.api(), Some(Api::Score | Api::Rerank)) => None,
+        Prompt::Text(text) => Some(tokenize::Prompt::Text(text)),
+        Prompt::Chat {
+            form: ChatForm::OpenAi,
+            messages,
+            ..
+        } => {
+            let messages = serde_json::from_slice(messages).ok()?;
+            Some(tokenize::Prompt::Chat { messages, body })
+        }
+        Prompt::Chat { .. } => None,
     }
 }
 

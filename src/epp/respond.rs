@@ -50,15 +50,6 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// The body is not an OpenAI request.
-    pub fn bad_request(error: &openai::request::Error) -> Self {
-        Self {
-            status: 400,
-            message: error.to_string(),
-            dropped_reason: None,
-        }
-    }
-
     /// The body is larger than the EPP holds.
     pub fn too_large(limit_bytes: usize) -> Self {
         let message = format!("request body is larger than {limit_bytes} bytes");

@@ -14,6 +14,7 @@ use envoy_types::pb::envoy::service::ext_proc::v3::{
 
 use super::respond::{self, Refusal, Routed};
 use crate::contract;
+use crate::openai::api::Api;
 use crate::scheduling::request::Allowed;
 
 /// How the gateway sends request bodies.
@@ -341,6 +342,11 @@ pub fn may_be_json(headers: &Headers) -> bool {
         && headers
             .get("content-type")
             .is_none_or(|kind| kind.to_ascii_lowercase().contains("json"))
+}
+
+/// The API that the path belongs to.
+pub fn api(headers: &Headers) -> Option<Api> {
+    Api::of(path(headers))
 }
 
 /// The request's id, if the client or the gateway gave one.

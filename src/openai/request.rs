@@ -1,259 +1,216 @@
-//! Raw JSON of a completion request -> the fields that routing and simulation read. PURE.
+//! The bytes of a request body -> the few fields that steer, each read leniently and on its
+//! own. PURE.
 //!
-//! Borrowed: nothing of the body is copied, and what is not read is not built.
+//! Reading never fails: whether a request is a good one is the engine's to say, in its own
+//! words. A field that cannot be read is a field that is not there, and of a body that is no
+//! JSON at all there are none. Nothing of the body is copied but texts with escapes.
+#![deny(clippy::disallowed_methods)]
+
+mod lenient;
+mod prompt;
+mod transfer;
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use super::api::Api;
+use super::scan::{End, Members, Raw, blanks_end};
 
-/// What is read of a request.
-#[derive(Debug, Default, Deserialize)]
-pub struct Request<'a> {
-    /// The model asked for.
-    #[serde(borrow, default)]
-    model: Option<&'a RawValue>,
-    /// True asks for server-sent events.
-    #[serde(default)]
-    pub stream: Option<bool>,
-    /// How the stream shall look.
-    #[serde(default)]
-    pub stream_options: Option<StreamOptions>,
-    /// Chat messages, unread.
-    #[serde(borrow, default)]
-    pub messages: Option<&'a RawValue>,
-    /// Completion prompt, unread.
-    #[serde(borrow, default)]
-    pub prompt: Option<&'a RawValue>,
-    /// Most tokens to generate.
-    #[serde(default)]
-    pub max_tokens: Option<u64>,
-    /// The newer name of `max_tokens`.
-    #[serde(default)]
-    pub max_completion_tokens: Option<u64>,
-    /// Keeps caches of those who use different salts apart (vLLM's field).
-    #[serde(borrow, default)]
-    cache_salt: Option<Cow<'a, str>>,
-}
+pub use self::prompt::{
+    AUDIO_CHARS, ChatForm, IMAGE_CHARS, MAX_PROMPT_TOKENS, Prompt, VIDEO_CHARS,
+};
+pub use self::transfer::NotOneTransfer;
 
-/// What an answer is wanted to.
+/// The longest name of a field that is read.
+const MAX_NAME_BYTES: usize = 32;
+
+/// A request, read.
 #[derive(Clone, Debug)]
-pub enum Prompt<'a> {
-    /// Chat messages, as the raw JSON list.
-    Chat(&'a RawValue),
-    /// A text.
-    Text(Cow<'a, str>),
-    /// Token ids.
-    Tokens(Vec<u32>),
+pub struct Request<'a> {
+    api: Option<Api>,
+    /// All of the body was seen.
+    whole: bool,
+    /// It is one JSON object.
+    sound: bool,
+    fields: Fields<'a>,
 }
 
-/// One chat message, as far as its text matters.
-#[derive(Deserialize)]
-struct Message<'a> {
-    #[serde(borrow, default)]
-    content: Option<&'a RawValue>,
+/// Defines a struct of raw values, by the names of their fields.
+macro_rules! fields {
+    ($($name:ident)*) => {
+        /// The last value of every field that is read.
+        #[derive(Clone, Copy, Debug, Default)]
+        struct Fields<'a> {
+            $($name: Option<Raw<'a>>,)*
+        }
+
+        impl<'a> Fields<'a> {
+            fn set(&mut self, name: &str, value: Raw<'a>) {
+                // `null` is how clients write that a field is not there. (Not for `truncation`:
+                // there it means "auto".)
+                let value = Some(value).filter(|it| !it.is_null() || name == "truncation");
+                match name {
+                    $(stringify!($name) => self.$name = value,)*
+                    _ => {}
+                }
+            }
+        }
+    };
 }
 
-/// One part of a message's content.
-#[derive(Deserialize)]
-struct Part<'a> {
-    #[serde(borrow, default)]
-    text: Option<Cow<'a, str>>,
+fields! {
+    model stream stream_options cache_salt
+    max_tokens max_completion_tokens max_output_tokens
+    messages system instructions tools
+    prompt prompt_embeds input token_ids
+    query queries text_1 data_1 documents items text_2 data_2
+    sampling_params n best_of use_beam_search echo logprobs prompt_logprobs
+    skip_reading_prefix_cache truncate_prompt_tokens truncation
+    previous_response_id conversation background
 }
 
-/// How a stream shall look.
-#[derive(Debug, Default, Deserialize)]
-pub struct StreamOptions {
-    /// True asks for a last event with token counts.
-    #[serde(default)]
-    pub include_usage: Option<bool>,
-}
-
-/// Why a body is not a request.
-#[derive(Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Error {
-    /// The body is not JSON, or a field has the wrong kind of value.
-    #[error("invalid JSON at line {line} column {column}: {message}")]
-    Json {
-        /// Line in the body, from 1.
-        line: usize,
-        /// Column in the line, from 1.
-        column: usize,
-        /// What the parser said.
-        message: String,
-    },
-    /// There is no model.
-    #[error("model not found in request body")]
-    NoModel,
-    /// The model is not a text.
-    #[error("model must be a non-empty string")]
-    ModelNotAString,
+impl<'a> Fields<'a> {
+    /// The fields of an object, in one pass.
+    fn read(members: &mut Members<'a>) -> Self {
+        let mut fields = Self::default();
+        for member in members {
+            if let Some(name) = member.key.short(MAX_NAME_BYTES) {
+                fields.set(&name, member.value);
+            }
+        }
+        fields
+    }
 }
 
 impl<'a> Request<'a> {
-    /// Reads the body.
-    ///
-    /// # Errors
-    /// When it is not a JSON object with fields of the right kinds.
-    pub fn parse(body: &'a [u8]) -> Result<Self, Error> {
-        serde_json::from_slice(body).map_err(|error| {
-            // The position is said once, in front.
-            let text = error.to_string();
-            let message = text.split(" at line ").next().unwrap_or(&text).to_owned();
-            Error::Json {
-                line: error.line(),
-                column: error.column(),
-                message,
-            }
-        })
+    /// Reads a body sent to this API (`None`: to a path nobody knows, the fields decide).
+    /// `whole` is false when only the beginning of the body is there.
+    pub fn read(api: Option<Api>, body: &'a [u8], whole: bool) -> Self {
+        let mut request = Self {
+            api,
+            whole,
+            sound: false,
+            fields: Fields::default(),
+        };
+        if let Some(mut members) = Members::of(body) {
+            request.fields = Fields::read(&mut members);
+            request.sound = matches!(
+                members.end(),
+                Some(End::Closed(at)) if blanks_end(body, at) == body.len()
+            );
+        }
+        request
     }
 
-    /// The model asked for.
-    ///
-    /// # Errors
-    /// When it is absent or not a text.
-    pub fn model(&self) -> Result<Cow<'a, str>, Error> {
-        let raw = self.model.ok_or(Error::NoModel)?;
-        if raw.get() == "null" {
-            return Err(Error::NoModel);
-        }
-        let model: Cow<'a, str> =
-            serde_json::from_str(raw.get()).map_err(|_| Error::ModelNotAString)?;
-        if model.is_empty() {
-            Err(Error::ModelNotAString)
-        } else {
-            Ok(model)
-        }
+    /// The API it was sent to.
+    pub fn api(&self) -> Option<Api> {
+        self.api
     }
 
-    /// The prompt; of a list of prompts the first. `None` when there is none, or none that
-    /// could be read: the engine will say what is wrong with it.
-    pub fn prompt(&self) -> Option<Prompt<'a>> {
-        if let Some(messages) = self.messages {
-            return Some(Prompt::Chat(messages));
-        }
-        let raw = self.prompt?.get();
-        let text = |raw: &'a str| serde_json::from_str(raw).ok().map(Prompt::Text);
-        if !raw.starts_with('[') {
-            return text(raw);
-        }
-        if let Ok(tokens) = serde_json::from_str(raw) {
-            return Some(Prompt::Tokens(tokens));
-        }
-        let list: Vec<&'a RawValue> = serde_json::from_str(raw).ok()?;
-        let first = list.first()?.get();
-        text(first).or_else(|| serde_json::from_str(first).ok().map(Prompt::Tokens))
+    /// The model asked for. `None` when there is none, or something that is not a text: the
+    /// engine takes its own or refuses.
+    pub fn model(&self) -> Option<Cow<'a, str>> {
+        whole(self.fields.model)?.text()
     }
 
-    /// Keeps caches of those who use different salts apart.
-    pub fn cache_salt(&self) -> Option<&str> {
-        self.cache_salt.as_deref()
+    /// True when the answer is wanted as server-sent events.
+    pub fn streams(&self) -> bool {
+        whole(self.fields.stream).and_then(lenient::flag) == Some(true)
     }
 
-    /// Most tokens to generate, under either name.
+    /// True when a stream shall end with token counts.
+    pub fn streams_usage(&self) -> bool {
+        let option = |name| member(self.fields.stream_options, name).and_then(lenient::flag);
+        option("include_usage") == Some(true)
+    }
+
+    /// Most tokens to generate, under the name that the API has for it.
     pub fn max_tokens(&self) -> Option<u64> {
-        self.max_completion_tokens.or(self.max_tokens)
+        let fields = &self.fields;
+        let named = match self.api {
+            Some(Api::Generate) => [member(fields.sampling_params, "max_tokens"), None, None],
+            Some(Api::Responses) => [fields.max_output_tokens, None, None],
+            Some(Api::Chat) => [fields.max_completion_tokens, fields.max_tokens, None],
+            Some(_) => [fields.max_tokens, None, None],
+            None => [
+                fields.max_completion_tokens,
+                fields.max_tokens,
+                fields.max_output_tokens,
+            ],
+        };
+        named
+            .into_iter()
+            .flatten()
+            .find_map(|value| lenient::count(whole(Some(value))?))
+    }
+
+    /// Keeps caches of those who use different salts apart (vLLM's field).
+    pub fn cache_salt(&self) -> Option<Cow<'a, str>> {
+        whole(self.fields.cache_salt)?.text()
+    }
+
+    /// The raw list of chat messages, where it is there whole.
+    pub fn messages(&self) -> Option<&'a [u8]> {
+        let messages = whole(self.fields.messages)?;
+        messages.is_array().then(|| messages.bytes())
+    }
+
+    /// The raw prompt of a completion, where it is there whole.
+    pub fn raw_prompt(&self) -> Option<&'a [u8]> {
+        whole(self.fields.prompt).map(Raw::bytes)
+    }
+
+    /// The prompt; of a list of prompts the first, of a body that is cut as much as is there.
+    /// `None` when there is none, or none that can be read.
+    pub fn prompt(&self) -> Option<Prompt<'a>> {
+        prompt::of(self.api, &self.fields)
+    }
+
+    /// How many prompts there are, each of which an engine computes for itself: of an empty
+    /// list none.
+    pub fn prompt_count(&self) -> usize {
+        prompt::count(self.api, &self.fields)
+    }
+
+    /// Whether one transfer of KV cache can serve it: prefill and decode on different engines
+    /// give the right answer only then.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub fn one_transfer(&self) -> Result<(), NotOneTransfer> {
+        transfer::check(self)
     }
 }
 
-impl Prompt<'_> {
-    /// Characters of text; of token ids, four each, which is what one stands for on average.
-    pub fn chars(&self) -> usize {
-        match self {
-            Self::Text(text) => text.chars().count(),
-            Self::Tokens(tokens) => tokens.len() * 4,
-            Self::Chat(messages) => serde_json::from_str::<Vec<Message<'_>>>(messages.get())
-                .map_or(messages.get().len(), |list| {
-                    list.iter().map(message_chars).sum()
-                }),
-        }
-    }
-
-    /// Bytes that are equal at the start where prompts are: what prefixes are compared by
-    /// when there are no tokens.
-    pub fn bytes(&self) -> Cow<'_, [u8]> {
-        match self {
-            Self::Text(text) => Cow::Borrowed(text.as_bytes()),
-            // Without the closing bracket, so that a longer chat begins as the shorter did.
-            Self::Chat(messages) => {
-                Cow::Borrowed(messages.get().trim_end().trim_end_matches(']').as_bytes())
-            }
-            Self::Tokens(tokens) => tokens.iter().flat_map(|id| id.to_le_bytes()).collect(),
-        }
-    }
+/// A value that is there, all of it, and not null.
+fn whole(value: Option<Raw<'_>>) -> Option<Raw<'_>> {
+    value.filter(|value| value.is_whole() && !value.is_null())
 }
 
-fn message_chars(message: &Message<'_>) -> usize {
-    let Some(raw) = message.content.map(RawValue::get) else {
-        return 0;
-    };
-    if let Ok(text) = serde_json::from_str::<Cow<'_, str>>(raw) {
-        return text.chars().count();
+/// A member of an object that is a field, likewise. The last of its name counts.
+fn member<'a>(object: Option<Raw<'a>>, name: &str) -> Option<Raw<'a>> {
+    let members = whole(object)?.members()?;
+    let named = members.filter(|member| {
+        let key = member.key.short(MAX_NAME_BYTES);
+        key.is_some_and(|key| key == name)
+    });
+    whole(named.last().map(|member| member.value))
+}
+
+/// Asks everything that can be asked, of every API.
+#[cfg(test)]
+pub(crate) fn read_everything(body: &[u8]) {
+    let apis = Api::paths().iter().map(|(_, api)| Some(*api));
+    for api in apis.chain([None]) {
+        let request = Request::read(api, body, true);
+        let _ = (request.model(), request.streams(), request.streams_usage());
+        let _ = (request.max_tokens(), request.cache_salt());
+        let _ = (request.prompt_count(), request.one_transfer());
+        if let Some(prompt) = request.prompt() {
+            let _ = prompt.chars();
+            assert!(prompt.prefix_bytes(100).len() <= 100);
+        }
     }
-    serde_json::from_str::<Vec<Part<'_>>>(raw).map_or(0, |parts| {
-        parts
-            .iter()
-            .filter_map(|part| part.text.as_deref())
-            .map(|text| text.chars().count())
-            .sum()
-    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_only_what_is_needed() {
-        let body = br#"{"model":"m\u0041","messages":[{"role":"user","content":"hi"}],"x":12345678901234567890123,"stream":true}"#;
-        let request = Request::parse(body).unwrap();
-        assert_eq!(request.model().unwrap(), "mA");
-        assert_eq!(request.stream, Some(true));
-        assert_eq!(request.prompt().unwrap().chars(), 2);
-    }
-
-    #[test]
-    fn every_form_of_a_prompt_is_understood() {
-        let prompt = |body: &'static str| match Request::parse(body.as_bytes()).unwrap().prompt() {
-            Some(Prompt::Text(text)) => format!("text {text}"),
-            Some(Prompt::Tokens(tokens)) => format!("tokens {tokens:?}"),
-            Some(chat @ Prompt::Chat(_)) => format!("chat of {} characters", chat.chars()),
-            None => "none".to_owned(),
-        };
-        assert_eq!(prompt(r#"{"prompt":"a\nb"}"#), "text a\nb");
-        assert_eq!(prompt(r#"{"prompt":["a","b"]}"#), "text a");
-        assert_eq!(prompt(r#"{"prompt":[1,2]}"#), "tokens [1, 2]");
-        assert_eq!(prompt(r#"{"prompt":[[3],[4]]}"#), "tokens [3]");
-        assert_eq!(prompt(r#"{"prompt":7}"#), "none");
-        assert_eq!(prompt("{}"), "none");
-        let parts = r#"{"messages":[{"role":"user","content":[{"type":"text","text":"héllo"},{"type":"image_url"}]},{"role":"tool"}]}"#;
-        assert_eq!(prompt(parts), "chat of 5 characters");
-    }
-
-    #[test]
-    fn a_chat_that_goes_on_begins_with_the_same_bytes() {
-        let bytes = |body: &str| {
-            let request = Request::parse(body.as_bytes()).unwrap();
-            request.prompt().unwrap().bytes().into_owned()
-        };
-        let shorter = bytes(r#"{"messages":[{"role":"user","content":"hi"}]}"#);
-        let longer = bytes(
-            r#"{"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"ho"}]}"#,
-        );
-        assert!(longer.starts_with(&shorter));
-    }
-
-    #[test]
-    fn says_what_is_wrong_and_where() {
-        assert!(
-            Request::parse(b"{\"model\": ")
-                .unwrap_err()
-                .to_string()
-                .starts_with("invalid JSON at line 1 column 10")
-        );
-        let parse = |body: &'static [u8]| Request::parse(body).unwrap().model().unwrap_err();
-        assert_eq!(parse(b"{}"), Error::NoModel);
-        assert_eq!(parse(b"{\"model\":null}"), Error::NoModel);
-        assert_eq!(parse(b"{\"model\":1}"), Error::ModelNotAString);
-    }
-}
+mod tests;

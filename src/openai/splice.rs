@@ -4,13 +4,13 @@
 //! Nothing is built from the text and written again: a map would sort keys, lose integers
 //! above 2^53 and fold duplicates. Every byte that no edit names stays where it is.
 
+#![deny(clippy::disallowed_methods)]
+
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use super::scan::{End, Members, Raw, blanks_end};
 
 /// Most members of one object: a short body of many tiny members would else take many times
 /// its size in memory.
@@ -19,23 +19,17 @@ pub const MAX_MEMBERS: usize = 4096;
 /// Why a text cannot be edited.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
-    /// The text is not UTF-8.
-    #[error("invalid JSON: not UTF-8 from byte {at} on")]
-    NotUtf8 {
-        /// Offset of the first bad byte.
-        at: usize,
-    },
-    /// The text is not JSON.
+    /// The object is cut off, or its members are not where they should be.
     #[error("invalid JSON at line {line} column {column}: {message}")]
     Json {
         /// Line in the text, from 1.
         line: usize,
-        /// Column in the line, from 1.
+        /// Column in the line, from 1, in bytes.
         column: usize,
-        /// What the parser said.
+        /// What should have stood there.
         message: String,
     },
-    /// The text is JSON but no object.
+    /// The text is no object.
     #[error("the body is not a JSON object")]
     NotAnObject,
     /// A member on the way to the edited one is neither an object nor null.
@@ -54,11 +48,11 @@ pub enum Error {
 /// Duplicate keys: the last one counts when reading, as in Python's and serde's maps.
 #[derive(Clone, Debug)]
 pub struct Object<'a> {
-    text: &'a str,
+    text: &'a [u8],
     /// Offset behind the opening brace.
     inside: usize,
     members: Vec<Member<'a>>,
-    added: Vec<(String, String)>,
+    added: Vec<(String, Vec<u8>)>,
 }
 
 #[derive(Clone, Debug)]
@@ -75,50 +69,65 @@ struct Member<'a> {
 enum Now {
     Same,
     Gone,
-    Other(String),
+    Other(Vec<u8>),
 }
 
 impl<'a> Object<'a> {
-    /// Finds the members of the object.
+    /// Finds the members of the object. What their values look like inside is not checked: that
+    /// is for whoever reads them.
     ///
     /// # Errors
     /// When the bytes are not one JSON object, or one with too many members.
     pub fn read(body: &'a [u8]) -> Result<Self, Error> {
-        let text = std::str::from_utf8(body).map_err(|error| Error::NotUtf8 {
-            at: error.valid_up_to(),
-        })?;
-        Self::parse(text)
-    }
-
-    fn parse(text: &'a str) -> Result<Self, Error> {
-        let Found(found) = serde_json::from_str(text).map_err(|error| explain(text, &error))?;
-        let inside = text.find('{').expect("the parser saw an object") + 1;
-        let mut end = inside;
-        let mut members = Vec::with_capacity(found.len());
-        for (key, value) in found {
-            // Between two members stand only blanks and a comma.
-            let start = end + text[end..].find('"').expect("the parser saw a key");
-            let begin = value.get().as_ptr().addr() - text.as_ptr().addr();
-            end = begin + value.get().len();
+        let Some(mut found) = Members::of(body) else {
+            let start = blanks_end(body, 0);
+            return Err(if start == body.len() {
+                broken(body, start, "a JSON object")
+            } else {
+                Error::NotAnObject
+            });
+        };
+        let brace = body.iter().position(|byte| *byte == b'{');
+        let inside = brace.expect("there are members, so there is a brace") + 1;
+        let mut members = Vec::new();
+        for member in found.by_ref() {
+            if members.len() == MAX_MEMBERS {
+                return Err(Error::TooManyMembers);
+            }
             members.push(Member {
-                key,
-                start,
-                value: begin..end,
+                key: member.key.decode(),
+                start: member.start,
+                value: member.value_start..member.value_start + member.value.bytes().len(),
                 now: Now::Same,
             });
         }
+        match found.end() {
+            Some(End::Closed(at)) => {
+                let rest = blanks_end(body, at);
+                if rest < body.len() {
+                    return Err(broken(body, rest, "the end"));
+                }
+            }
+            Some(End::Broken { at, expected }) => return Err(broken(body, at, expected)),
+            Some(End::Cut) | None => return Err(broken(body, body.len(), "more")),
+        }
         Ok(Self {
-            text,
+            text: body,
             inside,
             members,
             added: Vec::new(),
         })
     }
 
-    /// The raw JSON of a member, edits included.
+    /// The raw JSON of a member, edits included. `None` also where it is not UTF-8.
     pub fn get(&self, key: &str) -> Option<&str> {
+        std::str::from_utf8(self.get_bytes(key)?).ok()
+    }
+
+    /// The same, whatever its bytes are.
+    pub fn get_bytes(&self, key: &str) -> Option<&[u8]> {
         let added = self.added.iter().find(|(name, _)| name == key);
-        added.map(|(_, value)| value.as_str()).or_else(|| {
+        added.map(|(_, value)| value.as_slice()).or_else(|| {
             let mut here = self.members.iter().rev();
             here.find_map(|member| member.current(self.text).filter(|_| member.key == key))
         })
@@ -128,17 +137,19 @@ impl<'a> Object<'a> {
     /// no object.
     pub fn get_in(&self, path: &[&str]) -> Option<String> {
         let (key, rest) = path.split_first()?;
-        let value = self.get(key)?;
         if rest.is_empty() {
-            return Some(value.to_owned());
+            return self.get(key).map(str::to_owned);
         }
-        Object::parse(value).ok()?.get_in(rest)
+        Object::read(self.get_bytes(key)?).ok()?.get_in(rest)
     }
 
     /// Gives a member this value, which must be valid JSON: in the place of the first member
     /// of that key (others of the same key go), or behind the last member.
     pub fn set(&mut self, key: &str, value: &str) {
-        debug_assert!(serde_json::from_str::<&RawValue>(value).is_ok());
+        self.set_bytes(key, value.as_bytes());
+    }
+
+    fn set_bytes(&mut self, key: &str, value: &[u8]) {
         let mut placed = false;
         for member in &mut self.members {
             if member.key != key || matches!(member.now, Now::Gone) {
@@ -147,7 +158,7 @@ impl<'a> Object<'a> {
             member.now = if placed {
                 Now::Gone
             } else {
-                Now::Other(value.to_owned())
+                Now::Other(value.to_vec())
             };
             placed = true;
         }
@@ -155,8 +166,8 @@ impl<'a> Object<'a> {
             return;
         }
         match self.added.iter_mut().find(|(name, _)| name == key) {
-            Some((_, old)) => value.clone_into(old),
-            None => self.added.push((key.to_owned(), value.to_owned())),
+            Some((_, old)) => *old = value.to_vec(),
+            None => self.added.push((key.to_owned(), value.to_vec())),
         }
     }
 
@@ -186,14 +197,14 @@ impl<'a> Object<'a> {
             self.set(key, value);
             return Ok(());
         }
-        let inner = match self.get(key) {
-            None | Some("null") => "{}",
+        let inner = match self.get_bytes(key) {
+            None | Some(b"null") => b"{}",
             Some(text) => text,
         };
-        let mut inner = Object::parse(inner).map_err(|error| at(key, error))?;
+        let mut inner = Object::read(inner).map_err(|error| at(key, error))?;
         inner.set_in(rest, value)?;
-        let inner = inner.to_string();
-        self.set(key, &inner);
+        let inner = inner.to_bytes();
+        self.set_bytes(key, &inner);
         Ok(())
     }
 
@@ -226,13 +237,49 @@ impl<'a> Object<'a> {
         }
         Ok(removed)
     }
+
+    /// The edited text.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let added = self
+            .added
+            .iter()
+            .map(|(key, value)| key.len() + value.len());
+        let mut out = Vec::with_capacity(self.text.len() + added.sum::<usize>() + 64);
+        let first = self.members.first();
+        let mut end = self.inside;
+        out.extend_from_slice(&self.text[..self.inside]);
+        let mut empty = true;
+        for member in &self.members {
+            if let Some(value) = member.current(self.text) {
+                // The first one left follows the brace as the first one did.
+                let gap = match first {
+                    Some(first) if empty => self.inside..first.start,
+                    _ => end..member.start,
+                };
+                out.extend_from_slice(&self.text[gap]);
+                out.extend_from_slice(&self.text[member.start..member.value.start]);
+                out.extend_from_slice(value);
+                empty = false;
+            }
+            end = member.value.end;
+        }
+        for (key, value) in &self.added {
+            if !empty {
+                out.push(b',');
+            }
+            let key = serde_json::Value::from(key.as_str());
+            out.extend_from_slice(key.to_string().as_bytes());
+            out.push(b':');
+            out.extend_from_slice(value);
+            empty = false;
+        }
+        out.extend_from_slice(&self.text[end..]);
+        out
+    }
 }
 
-impl<'a> Member<'a> {
-    fn current<'b>(&'b self, text: &'b str) -> Option<&'b str>
-    where
-        'a: 'b,
-    {
+impl Member<'_> {
+    fn current<'b>(&'b self, text: &'b [u8]) -> Option<&'b [u8]> {
         match &self.now {
             Now::Same => Some(&text[self.value.clone()]),
             Now::Gone => None,
@@ -242,45 +289,19 @@ impl<'a> Member<'a> {
 }
 
 impl fmt::Display for Object<'_> {
-    /// The edited text.
+    /// The edited text. Bytes that are not UTF-8 become U+FFFD: send [`Object::to_bytes`].
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let first = self.members.first();
-        let mut end = self.inside;
-        out.write_str(&self.text[..self.inside])?;
-        let mut empty = true;
-        for member in &self.members {
-            if let Some(value) = member.current(self.text) {
-                // The first one left follows the brace as the first one did.
-                let gap = match first {
-                    Some(first) if empty => self.inside..first.start,
-                    _ => end..member.start,
-                };
-                out.write_str(&self.text[gap])?;
-                out.write_str(&self.text[member.start..member.value.start])?;
-                out.write_str(value)?;
-                empty = false;
-            }
-            end = member.value.end;
-        }
-        for (key, value) in &self.added {
-            if !empty {
-                out.write_str(",")?;
-            }
-            let key = serde_json::to_string(key).map_err(|_| fmt::Error)?;
-            write!(out, "{key}:{value}")?;
-            empty = false;
-        }
-        out.write_str(&self.text[end..])
+        out.write_str(&String::from_utf8_lossy(&self.to_bytes()))
     }
 }
 
 /// The object's text without the member, or `None` where there is none.
-fn without(text: &str, path: &[&str]) -> Result<Option<String>, Error> {
-    match Object::parse(text) {
-        Ok(mut object) => Ok(object.remove_in(path)?.then(|| object.to_string())),
-        Err(Error::NotAnObject) => Ok(None),
-        Err(error) => Err(error),
+fn without(text: &[u8], path: &[&str]) -> Result<Option<Vec<u8>>, Error> {
+    if !Raw::again(text).is_object() {
+        return Ok(None);
     }
+    let mut object = Object::read(text)?;
+    Ok(object.remove_in(path)?.then(|| object.to_bytes()))
 }
 
 fn at(key: &str, error: Error) -> Error {
@@ -292,52 +313,14 @@ fn at(key: &str, error: Error) -> Error {
     }
 }
 
-fn explain(text: &str, error: &serde_json::Error) -> Error {
-    if error.is_data() {
-        return if text.trim_start().starts_with('{') {
-            Error::TooManyMembers
-        } else {
-            Error::NotAnObject
-        };
-    }
-    // The position is said once, in front.
-    let said = error.to_string();
+/// What should have stood at an offset, with the place as people count it.
+fn broken(text: &[u8], at: usize, expected: &str) -> Error {
+    let before = &text[..at];
+    let line_start = memchr::memrchr(b'\n', before).map_or(0, |newline| newline + 1);
     Error::Json {
-        line: error.line(),
-        column: error.column(),
-        message: said.split(" at line ").next().unwrap_or(&said).to_owned(),
-    }
-}
-
-/// Members in the order of the text, borrowed from it.
-struct Found<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for Found<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = Found<'de>;
-
-            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut found = Vec::new();
-                while let Some(Key(key)) = map.next_key()? {
-                    if found.len() == MAX_MEMBERS {
-                        return Err(A::Error::custom("too many members"));
-                    }
-                    found.push((key, map.next_value()?));
-                }
-                Ok(Found(found))
-            }
-        }
-        deserializer.deserialize_map(Members)
+        line: memchr::memchr_iter(b'\n', before).count() + 1,
+        column: at - line_start + 1,
+        message: format!("expected {expected}"),
     }
 }
 

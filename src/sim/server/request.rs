@@ -86,9 +86,12 @@ impl From<Refused> for Problem {
 impl Sim {
     /// Reads, tokenizes and hashes: some milliseconds for the longest prompts.
     pub(super) fn read(&self, api: Api, body: &[u8]) -> Result<Asked, Problem> {
-        let request = Request::parse(body).map_err(Problem::bad)?;
+        let request = Request::read(None, body, true);
         let fields: EngineFields<'_> = serde_json::from_slice(body).map_err(Problem::bad)?;
-        let model = request.model().map_err(Problem::bad)?.into_owned();
+        let model = request
+            .model()
+            .ok_or_else(|| Problem::bad("model not found in request body"))?
+            .into_owned();
         let lora = self.served(&model)?;
         if fields.n.is_some_and(|n| n != 1) {
             return Err(Problem::bad("n must be 1"));
@@ -115,15 +118,11 @@ impl Sim {
             hold: parameters["do_remote_decode"] == true,
             remote: transfer::remote(&parameters),
         };
-        let include_usage = request
-            .stream_options
-            .as_ref()
-            .and_then(|options| options.include_usage);
         Ok(Asked {
             model,
             submit,
-            stream: request.stream == Some(true),
-            include_usage: include_usage == Some(true),
+            stream: request.streams(),
+            include_usage: request.streams_usage(),
         })
     }
 
@@ -148,14 +147,16 @@ impl Sim {
         match api {
             Api::Chat => {
                 let messages = request
-                    .messages
+                    .messages()
                     .ok_or_else(|| Problem::bad("messages field is required"))?;
+                let messages = serde_json::from_slice(messages).map_err(Problem::bad)?;
                 self.tokens.chat(messages, body).map_err(Problem::bad)
             }
             Api::Text => {
                 let prompt = request
-                    .prompt
+                    .raw_prompt()
                     .ok_or_else(|| Problem::bad("prompt field is required"))?;
+                let prompt = serde_json::from_slice(prompt).map_err(Problem::bad)?;
                 self.text_tokens(prompt)
             }
         }
