@@ -5,20 +5,28 @@
 //! request -> route(headers) -> connector: prefill leg -> splice -> decode leg -> stream back
 //! ```
 //!
-//! What is sent where is decided by pure functions (`route`, `allowlist`, `params`,
-//! `connector::*`); only `server`, `legs` and `upstream` touch sockets.
+//! What is sent where is decided by pure functions (`route`, `admin`, `address`, `allowlist`,
+//! `params`, the edits of `connector::*`); only `server`, `legs`, `upgrade`, `service` and
+//! `upstream` touch sockets.
 
+pub mod address;
+pub mod admin;
 pub mod allowlist;
 pub mod body;
 pub mod cli;
 pub mod connector;
 pub mod failure;
+pub mod heavy;
+pub mod key;
 pub mod legs;
 pub mod metrics;
 pub mod params;
+pub mod reason;
 pub mod route;
 pub mod run;
 pub mod server;
+pub mod service;
+pub mod upgrade;
 pub mod upstream;
 pub mod usage;
 

@@ -245,9 +245,15 @@ impl<'a> Object<'a> {
             .iter()
             .map(|(key, value)| key.len() + value.len());
         let mut out = Vec::with_capacity(self.text.len() + added.sum::<usize>() + 64);
+        self.pieces(|piece| out.extend_from_slice(piece));
+        out
+    }
+
+    /// The edited text piece by piece; what no edit names are slices of the text that was read.
+    pub fn pieces(&self, mut each: impl FnMut(&[u8])) {
         let first = self.members.first();
         let mut end = self.inside;
-        out.extend_from_slice(&self.text[..self.inside]);
+        each(&self.text[..self.inside]);
         let mut empty = true;
         for member in &self.members {
             if let Some(value) = member.current(self.text) {
@@ -256,25 +262,24 @@ impl<'a> Object<'a> {
                     Some(first) if empty => self.inside..first.start,
                     _ => end..member.start,
                 };
-                out.extend_from_slice(&self.text[gap]);
-                out.extend_from_slice(&self.text[member.start..member.value.start]);
-                out.extend_from_slice(value);
+                each(&self.text[gap]);
+                each(&self.text[member.start..member.value.start]);
+                each(value);
                 empty = false;
             }
             end = member.value.end;
         }
         for (key, value) in &self.added {
             if !empty {
-                out.push(b',');
+                each(b",");
             }
             let key = serde_json::Value::from(key.as_str());
-            out.extend_from_slice(key.to_string().as_bytes());
-            out.push(b':');
-            out.extend_from_slice(value);
+            each(key.to_string().as_bytes());
+            each(b":");
+            each(value);
             empty = false;
         }
-        out.extend_from_slice(&self.text[end..]);
-        out
+        each(&self.text[end..]);
     }
 }
 

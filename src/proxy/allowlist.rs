@@ -1,19 +1,15 @@
 //! A prefill endpoint named in a header -> may the sidecar connect to it? PURE.
 //!
 //! A header is a network destination that somebody else wrote (server-side request forgery):
-//! host and port are both checked, and addresses that are never a prefiller's are refused
-//! whatever the flags say.
+//! host and port are both checked against a list, without a list nothing is allowed, and
+//! addresses that are never a prefiller's are refused whatever the list says.
+#![deny(clippy::disallowed_methods)]
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-/// Metadata services of clouds outside link-local space, which hand out credentials.
-const METADATA: &[IpAddr] = &[
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-];
+use super::address::{self, Special, shares_bits};
 
 /// A prefill endpoint: `host:port`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -27,7 +23,7 @@ pub struct Target {
 /// An address, or a name to look up.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Host {
-    /// IPv4-in-IPv6 addresses are held as IPv4.
+    /// As it was written: an IPv4 address inside an IPv6 one stays there.
     Address(IpAddr),
     /// Lower case.
     Name(String),
@@ -40,7 +36,7 @@ impl Target {
         let text = text.strip_suffix('/').unwrap_or(text);
         let target = if let Ok(address) = text.parse::<SocketAddr>() {
             Self {
-                host: Host::Address(address.ip().to_canonical()),
+                host: Host::Address(address.ip()),
                 port: address.port(),
             }
         } else {
@@ -67,6 +63,18 @@ impl fmt::Display for Target {
     }
 }
 
+/// True where a resolver may read the name as an IPv4 address in one of its old spellings
+/// (`2130706433`, `0x7f.1`, `0177.0.0.1`): its last label is a number.
+fn is_number(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let hexadecimal = last.strip_prefix("0x");
+    match hexadecimal {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => last.bytes().all(|byte| byte.is_ascii_digit()),
+    }
+}
+
 /// One entry of `--allowed-prefillers`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Rule {
@@ -85,9 +93,21 @@ pub enum Rule {
 
 /// Why a text is no rule.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{text:?} is neither `HOST:PORT` nor `NETWORK/BITS:PORT`")]
-pub struct RuleError {
-    text: String,
+pub enum RuleError {
+    /// It has neither form.
+    #[error("{text:?} is neither `HOST:PORT` nor `NETWORK/BITS:PORT`")]
+    Form {
+        /// The text.
+        text: String,
+    },
+    /// It names an address that is never allowed.
+    #[error("{text:?} is never a prefill endpoint ({special:?}): it would be refused all the same")]
+    Special {
+        /// The text.
+        text: String,
+        /// What it is instead.
+        special: Special,
+    },
 }
 
 impl FromStr for Rule {
@@ -95,12 +115,31 @@ impl FromStr for Rule {
 
     fn from_str(text: &str) -> Result<Self, RuleError> {
         let text = text.trim();
-        let rule = if text.contains('/') {
+        let rule = if text.contains('/') && !text.starts_with("http://") {
             network(text)
         } else {
             Target::parse(text).map(Self::Exact)
         };
-        rule.ok_or_else(|| RuleError {
+        match rule {
+            Some(Self::Exact(Target {
+                host: Host::Name(name),
+                ..
+            })) if is_number(&name) => None,
+            Some(Self::Exact(Target {
+                host: Host::Address(address),
+                ..
+            })) => {
+                // Loopback where it is named exactly: tests and laptops.
+                let special = address::special(address).filter(|kind| *kind != Special::Loopback);
+                if let Some(special) = special {
+                    let text = text.to_owned();
+                    return Err(RuleError::Special { text, special });
+                }
+                rule
+            }
+            other => other,
+        }
+        .ok_or_else(|| RuleError::Form {
             text: text.to_owned(),
         })
     }
@@ -121,213 +160,105 @@ fn network(text: &str) -> Option<Rule> {
     })
 }
 
-impl Rule {
-    fn matches(&self, target: &Target) -> bool {
-        match self {
-            Self::Exact(exact) => exact == target,
-            Self::Network {
-                address,
-                bits,
-                port,
-            } => match &target.host {
-                Host::Address(ip) => *port == target.port && shares_bits(*address, *ip, *bits),
-                Host::Name(_) => false,
-            },
-        }
-    }
+/// The addresses that a Service had when it was last looked up.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Listed {
+    /// The port of every one.
+    pub port: u16,
+    /// The addresses.
+    pub addresses: Vec<IpAddr>,
 }
 
-fn shares_bits(left: IpAddr, right: IpAddr, bits: u32) -> bool {
-    let differ = match (left, right) {
-        (IpAddr::V4(left), IpAddr::V4(right)) => u128::from(left.to_bits() ^ right.to_bits()) << 96,
-        (IpAddr::V6(left), IpAddr::V6(right)) => left.to_bits() ^ right.to_bits(),
-        _ => return false,
-    };
-    differ.leading_zeros() >= bits
+/// What becomes of a target.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// The sidecar may connect to it; a name is still to be looked up, and its address to be
+    /// checked with [`Allowlist::allows_resolved`].
+    Allowed,
+    /// An ordinary address on the Service's port that the Service does not have, as far as is
+    /// known: a new pod is an endpoint before DNS says so.
+    NotYet,
+    /// The list has no such entry.
+    Unlisted,
+    /// There is no list.
+    NoList,
+    /// It is never a prefill endpoint.
+    Never,
 }
 
 /// Where prefill legs may go.
 #[derive(Clone, Debug, Default)]
 pub struct Allowlist {
-    /// Empty: every host and port but the ones always refused.
+    /// Explicit entries.
     pub rules: Vec<Rule>,
-    /// This pod's own address: not another engine unless a rule names it exactly.
-    pub own: Option<IpAddr>,
-    /// True where pods have loopback addresses because they share one network namespace.
+    /// The port of the prefill Service, where one is given.
+    pub service_port: Option<u16>,
+    /// This pod's own addresses: not another engine unless a rule names one exactly.
+    pub own: Vec<IpAddr>,
+    /// True where pods have loopback addresses because they share one network namespace: the
+    /// Service's addresses are then allowed to be some.
     pub loopback: bool,
 }
 
 impl Allowlist {
-    /// True when the target's host and port are allowed. A name that passes is still to be
-    /// looked up, and its address checked with [`Allowlist::allows_address`].
-    pub fn allows(&self, target: &Target) -> bool {
-        let listed = self.rules.is_empty() || self.rules.iter().any(|rule| rule.matches(target));
-        listed
-            && match &target.host {
-                Host::Address(address) => self.allows_address(*address, target.port),
-                Host::Name(_) => true,
-            }
+    /// May the sidecar connect there, when the Service has these addresses?
+    pub fn check(&self, target: &Target, service: &Listed) -> Verdict {
+        let exact = Rule::Exact(target.clone());
+        let address = match &target.host {
+            Host::Name(name) if is_number(name) => return Verdict::Never,
+            Host::Name(_) if self.rules.contains(&exact) => return Verdict::Allowed,
+            Host::Name(_) => return self.unlisted(),
+            Host::Address(address) => *address,
+        };
+        let special = address::special(address);
+        let own = self.own.contains(&address);
+        if self.rules.contains(&exact) && special.is_none_or(|kind| kind == Special::Loopback) {
+            return Verdict::Allowed;
+        }
+        let loopback = special == Some(Special::Loopback) && self.loopback;
+        if own || (special.is_some() && !loopback) {
+            return Verdict::Never;
+        }
+        let in_network = |rule: &Rule| match rule {
+            Rule::Exact(_) => false,
+            Rule::Network {
+                address: network,
+                bits,
+                port,
+            } => *port == target.port && shares_bits(*network, address, *bits),
+        };
+        if !loopback && self.rules.iter().any(in_network) {
+            return Verdict::Allowed;
+        }
+        if self.service_port == Some(target.port) {
+            let known = service.port == target.port && service.addresses.contains(&address);
+            return if known {
+                Verdict::Allowed
+            } else {
+                Verdict::NotYet
+            };
+        }
+        self.unlisted()
     }
 
-    /// True unless the address is one that is always refused.
-    pub fn allows_address(&self, address: IpAddr, port: u16) -> bool {
-        let address = address.to_canonical();
-        if self.own == Some(address) {
-            let exact = Rule::Exact(Target {
-                host: Host::Address(address),
-                port,
-            });
-            return self.rules.contains(&exact);
+    fn unlisted(&self) -> Verdict {
+        if self.is_empty() {
+            Verdict::NoList
+        } else {
+            Verdict::Unlisted
         }
-        if address.is_loopback() {
-            return self.loopback;
-        }
-        let local = match address {
-            IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast() || ip.octets()[0] == 0,
-            IpAddr::V6(ip) => ip.is_unicast_link_local(),
-        };
-        let nobody = address.is_unspecified() || address.is_multicast();
-        !(local || nobody || METADATA.contains(&address))
+    }
+
+    /// True when nothing is allowed at all.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty() && self.service_port.is_none()
+    }
+
+    /// True when a name that a rule lists may lead to this address.
+    pub fn allows_resolved(&self, address: IpAddr) -> bool {
+        address::special(address).is_none() && !self.own.contains(&address)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn list(rules: &[&str]) -> Allowlist {
-        Allowlist {
-            rules: rules.iter().map(|rule| rule.parse().unwrap()).collect(),
-            own: Some([10, 0, 0, 9].into()),
-            loopback: false,
-        }
-    }
-
-    fn allows(list: &Allowlist, target: &str) -> bool {
-        list.allows(&Target::parse(target).unwrap())
-    }
-
-    #[test]
-    fn targets_are_host_and_port_and_nothing_else() {
-        let read = |text| Target::parse(text).map(|target| target.to_string());
-        assert_eq!(read("10.0.0.1:8000").as_deref(), Some("10.0.0.1:8000"));
-        assert_eq!(
-            read("http://10.0.0.1:8000/").as_deref(),
-            Some("10.0.0.1:8000")
-        );
-        assert_eq!(read("[fd00::1]:8000").as_deref(), Some("[fd00::1]:8000"));
-        assert_eq!(read("[::ffff:10.0.0.1]:80").as_deref(), Some("10.0.0.1:80"));
-        assert_eq!(read("Prefill-0.ns:80").as_deref(), Some("prefill-0.ns:80"));
-        for text in [
-            "",
-            ":",
-            "a",
-            "a:",
-            ":80",
-            "a:0",
-            "a:65536",
-            "a:80/x",
-            "u@a:80",
-            "https://a:80",
-            "a b:80",
-            "http://http://a:80",
-            "a?x:80",
-            "fd00::1:80",
-            "a:80#",
-            "[::1]",
-            "é:80",
-        ] {
-            assert_eq!(read(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_list_allows_its_hosts_on_its_ports_only() {
-        let list = list(&[
-            "10.1.2.3:8000",
-            "prefill:8000",
-            "10.2.0.0/16:8000",
-            "[fd00::/8]:8000",
-        ]);
-        for good in [
-            "10.1.2.3:8000",
-            "PREFILL:8000",
-            "10.2.255.1:8000",
-            "[fd12::1]:8000",
-        ] {
-            assert!(allows(&list, good), "{good}");
-        }
-        for bad in [
-            "10.1.2.3:8001",
-            "10.1.2.4:8000",
-            "prefill:22",
-            "prefill2:8000",
-            "10.3.0.1:8000",
-            "10.2.0.1:80",
-            "[fe12::1]:8000",
-        ] {
-            assert!(!allows(&list, bad), "{bad}");
-        }
-    }
-
-    #[test]
-    fn some_addresses_are_refused_whatever_the_list_says() {
-        let everything = list(&["0.0.0.0/0:80", "[::/0]:80", "127.0.0.1:80"]);
-        for list in [list(&[]), everything] {
-            for bad in [
-                "127.0.0.1:80",
-                "127.9.9.9:80",
-                "[::1]:80",
-                "[::ffff:127.0.0.1]:80",
-                "0.0.0.0:80",
-                "0.1.2.3:80",
-                "[::]:80",
-                "169.254.169.254:80",
-                "[fe80::1]:80",
-                "224.0.0.1:80",
-                "[ff02::1]:80",
-                "255.255.255.255:80",
-                "10.0.0.9:80",
-                "[::ffff:10.0.0.9]:80",
-                "[fd00:ec2::254]:80",
-                "168.63.129.16:80",
-                "100.100.100.200:80",
-            ] {
-                assert!(!allows(&list, bad), "{bad}");
-            }
-            assert!(allows(&list, "10.0.0.8:80"));
-            assert!(allows(&list, "[fd00::1]:80"));
-        }
-    }
-
-    #[test]
-    fn the_own_pod_is_allowed_where_a_rule_names_it() {
-        assert!(allows(&list(&["10.0.0.9:8200"]), "10.0.0.9:8200"));
-        assert!(!allows(&list(&["10.0.0.9:8200"]), "10.0.0.9:8000"));
-        assert!(!allows(&list(&["10.0.0.0/8:8200"]), "10.0.0.9:8200"));
-    }
-
-    #[test]
-    fn loopback_is_allowed_where_pods_live_there() {
-        let list = Allowlist {
-            loopback: true,
-            ..Allowlist::default()
-        };
-        assert!(allows(&list, "127.0.0.5:8000"));
-        assert!(!allows(&list, "169.254.0.1:8000"));
-    }
-
-    #[test]
-    fn rules_that_are_none_are_refused() {
-        for text in [
-            "",
-            "10.0.0.1",
-            "10.0.0.0/33:80",
-            "10.0.0.0/8",
-            "x/8:80",
-            "10.0.0.0/8:0",
-        ] {
-            assert!(text.parse::<Rule>().is_err(), "{text}");
-        }
-    }
-}
+mod tests;

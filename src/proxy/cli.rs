@@ -1,15 +1,19 @@
 //! The sidecar's command line, in the spellings of every generation. PURE but for clap.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
 use clap::builder::BoolishValueParser;
 
-use super::allowlist::Rule;
+use super::admin;
+use super::allowlist::{Host, Rule, Target};
 use super::connector::Connector;
 use super::legs::Limits;
+use super::server::Behaviour;
 use crate::contract;
+use crate::telemetry::duration;
 use crate::telemetry::logging::LogArgs;
 
 /// Flags of other generations that have nothing to act on here.
@@ -24,10 +28,6 @@ const IGNORED: &[&str] = &[
     "prefiller-tls-insecure-skip-verify",
     "enable-tls",
     "tls-insecure-skip-verify",
-    "inference-pool-namespace",
-    "inference-pool-name",
-    "inference-pool",
-    "pool-group",
     "data-parallel-size",
     "ec-connector",
     "mooncake-bootstrap-port",
@@ -43,6 +43,21 @@ const IGNORED: &[&str] = &[
     "zap-stacktrace-level",
     "zap-time-encoding",
 ];
+/// Flags by which other generations found the pods that prefills may go to.
+const POOL: &[&str] = &[
+    "inference-pool-namespace",
+    "inference-pool-name",
+    "inference-pool",
+    "pool-group",
+];
+/// Their environment variables.
+pub const POOL_ENV: &[&str] = &[
+    "INFERENCE_POOL",
+    "INFERENCE_POOL_NAMESPACE",
+    "INFERENCE_POOL_NAME",
+];
+/// What they do here.
+pub const POOL_HINT: &str = "no InferencePool is watched here: --prefill-service (a headless Service) or --allowed-prefillers say where prefills may go";
 /// A family of ignored flags.
 const IGNORED_PREFIX: &str = "moriio-";
 /// Ignored flags that are switches: no value follows.
@@ -58,9 +73,6 @@ const SWITCHES: &[&str] = &[
 ];
 /// Environment variables of other generations that have nothing to act on here.
 pub const IGNORED_ENV: &[&str] = &[
-    "INFERENCE_POOL",
-    "INFERENCE_POOL_NAMESPACE",
-    "INFERENCE_POOL_NAME",
     "MOONCAKE_BOOTSTRAP_PORT",
     "P2P_CONNECTOR_PORT",
     "SGLANG_BOOTSTRAP_PORT",
@@ -83,36 +95,68 @@ pub struct Args {
     /// Port of `/metrics` (0: none). Anyone who reaches it can read it.
     #[arg(long, default_value_t = 0)]
     pub metrics_port: u16,
-    /// Most bytes of a request body that has to be read, and of a prefill's answer.
+    /// Most bytes of a request body that has to be read. 16 MiB hold a prompt of four million
+    /// tokens; images and audio inside JSON may need more.
     #[arg(long, default_value_t = Limits::default().max_body_bytes)]
     pub max_body_bytes: usize,
+    /// Most bytes of all bodies held at once; a request that finds none left gets a 503.
+    #[arg(long, default_value_t = BODY_BUDGET_BYTES)]
+    pub body_budget_bytes: usize,
+    /// Longest time from a request's head to the end of a body that has to be read.
+    #[arg(long, value_parser = duration::parse, default_value = "60s")]
+    pub body_timeout: Duration,
+    /// Most requests open at once, to the end of their answers; more get a 503.
+    #[arg(long, default_value_t = 16_384, value_parser = at_least_one)]
+    pub max_requests: usize,
+    /// Most connections of clients at once; more are closed.
+    #[arg(long, default_value_t = 20_480, value_parser = at_least_one)]
+    pub max_connections: usize,
+    /// A WebSocket without a byte for so long is closed.
+    #[arg(long, value_parser = duration::parse, default_value = "10m")]
+    pub upgrade_idle_timeout: Duration,
     /// Longest wait for one prefill (`90s`, `1m30s`, `500ms`).
-    #[arg(long, value_parser = duration, default_value = "60s")]
+    #[arg(long, value_parser = duration::parse, default_value = "60s")]
     pub prefill_timeout: Duration,
     /// How often one prefill endpoint is asked again after a 502, 503 or 504 (at most 10).
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=10))]
     pub prefill_max_retries: u32,
     /// Pause before it is asked again.
-    #[arg(long, value_parser = duration, default_value = "200ms")]
+    #[arg(long, value_parser = duration::parse, default_value = "200ms")]
     pub prefill_retry_backoff: Duration,
     /// Begin with a random one of the prefill endpoints a request names.
     #[arg(long, env = "ENABLE_PREFILLER_SAMPLING", num_args = 0..=1, require_equals = true,
           default_value = "false", default_missing_value = "true", value_parser = BoolishValueParser::new())]
     pub enable_prefiller_sampling: bool,
     /// Where prefills may go: `HOST:PORT` or `NETWORK/BITS:PORT`, comma-separated. Without
-    /// any, everywhere but addresses that are never a prefiller's (loopback, link-local, ...).
+    /// this and --prefill-service, nowhere. Addresses that are never a prefiller's (loopback,
+    /// link-local, metadata, ...) are refused even inside a network; loopback is allowed where
+    /// an entry names exactly the address.
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT")]
     pub allowed_prefillers: Vec<Rule>,
-    /// Accepted for compatibility: the allowlist is on when it has entries.
+    /// A headless Service: prefills may go to the addresses that its name has, on this port.
+    #[arg(long, env = "LLM_D_PREFILL_SERVICE", value_parser = optional_service, default_value = "", value_name = "HOST:PORT")]
+    pub prefill_service: OptionalService,
+    /// A file (of a Secret) with the key that prefill engines want: sent as a bearer token, or
+    /// as it is where it has a scheme. Read again every 30 s. What clients send never goes
+    /// there. The variable LLM_D_PREFILL_AUTHORIZATION holds the key itself.
+    #[arg(long, env = "LLM_D_PREFILL_AUTHORIZATION_FILE", value_name = "FILE")]
+    pub prefill_authorization_file: Option<PathBuf>,
+    /// Lets requests for administrative paths (`/sleep`, `/v1/load_lora_adapter`, ...) through
+    /// to the engine: all of them, or those in a comma-separated list.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "", value_name = "PATHS",
+          value_parser = admin_paths)]
+    pub allow_admin_paths: Option<admin::Allowed>,
+    /// Accepted for compatibility: targets are always checked.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = BoolishValueParser::new())]
     pub enable_ssrf_protection: Option<bool>,
     /// Most idle connections kept to one engine.
     #[arg(long, default_value_t = 1024)]
     pub max_idle_conns_per_host: usize,
-    /// This pod's address: prefills never go there unless the allowlist names it.
-    #[arg(long, env = "POD_IP", value_parser = optional_address, default_value = "")]
-    pub pod_ip: OptionalAddress,
+    /// This pod's addresses, comma-separated: prefills never go there unless an entry of the
+    /// list names one exactly.
+    #[arg(long, env = "POD_IP", value_parser = addresses, default_value = "")]
+    pub pod_ip: Addresses,
     /// Seconds for open requests to end after SIGTERM.
     #[arg(long, default_value_t = 30)]
     pub drain_seconds: u64,
@@ -121,18 +165,39 @@ pub struct Args {
     pub log: LogArgs,
 }
 
-/// An address, or none where the text is empty.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct OptionalAddress(pub Option<IpAddr>);
+/// Most bytes of bodies held at once: eight of the largest, or thousands of usual ones.
+pub const BODY_BUDGET_BYTES: usize = 128 << 20;
+
+/// Addresses; none where the text is empty.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Addresses(pub Vec<IpAddr>);
+
+/// A Service's name and port, or none where the text is empty.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct OptionalService(pub Option<(String, u16)>);
 
 impl Args {
     /// The bounds of the legs.
     pub fn limits(&self) -> Limits {
         Limits {
             max_body_bytes: self.max_body_bytes,
+            body_timeout: self.body_timeout,
             prefill_timeout: self.prefill_timeout,
             prefill_max_retries: self.prefill_max_retries,
             prefill_retry_backoff: self.prefill_retry_backoff,
+        }
+    }
+
+    /// What is done with requests.
+    pub fn behaviour(&self) -> Behaviour {
+        Behaviour {
+            connector: self.connector,
+            sampling: self.enable_prefiller_sampling,
+            admin_paths: self.allow_admin_paths.clone().unwrap_or_default(),
+            max_connections: self.max_connections,
+            max_requests: self.max_requests,
+            upgrade_idle: self.upgrade_idle_timeout,
+            drain: Duration::from_secs(self.drain_seconds),
         }
     }
 
@@ -145,59 +210,74 @@ impl Args {
                 self.connector
             ));
         }
-        match (self.enable_ssrf_protection, self.allowed_prefillers.is_empty()) {
-            (Some(true), true) => warnings.push(
-                "--enable-ssrf-protection has no list to check: give --allowed-prefillers; until then only addresses that are never a prefiller's are refused".to_owned(),
-            ),
-            (Some(false), false) => warnings.push(
-                "--enable-ssrf-protection=false has no effect: --allowed-prefillers is checked".to_owned(),
-            ),
-            _ => {}
+        if self.allowed_prefillers.is_empty() && self.prefill_service.0.is_none() {
+            warnings.push(
+                "requests that name a prefill endpoint are refused: neither --allowed-prefillers nor --prefill-service is set".to_owned(),
+            );
+        }
+        if self.enable_ssrf_protection == Some(false) {
+            warnings.push(
+                "--enable-ssrf-protection=false does not switch the check of prefill endpoints off: --allowed-prefillers and --prefill-service say what is allowed".to_owned(),
+            );
+        }
+        if self.max_body_bytes > self.body_budget_bytes {
+            warnings.push(format!(
+                "--max-body-bytes {} is more than --body-budget-bytes {}, which is then the bound",
+                self.max_body_bytes, self.body_budget_bytes
+            ));
         }
         warnings
     }
 }
 
-fn optional_address(text: &str) -> Result<OptionalAddress, std::net::AddrParseError> {
-    let text = text.trim();
-    if text.is_empty() {
-        return Ok(OptionalAddress::default());
-    }
-    let address: IpAddr = text.parse()?;
-    Ok(OptionalAddress(Some(address.to_canonical())))
+fn addresses(text: &str) -> Result<Addresses, std::net::AddrParseError> {
+    let found = text
+        .split(',')
+        .map(str::trim)
+        .filter(|text| !text.is_empty());
+    let found: Result<Vec<IpAddr>, _> = found.map(str::parse).collect();
+    Ok(Addresses(
+        found?.into_iter().map(|ip| ip.to_canonical()).collect(),
+    ))
 }
 
-/// A duration as Go writes it (`1m30s`, `200ms`, `1.5h`); a bare number is seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("{text:?} is not a duration like `60s` or `200ms`");
-    let mut rest = text.trim();
-    let mut seconds = 0.0;
-    if rest.is_empty() {
-        return Err(bad());
+fn optional_service(text: &str) -> Result<OptionalService, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(OptionalService::default());
     }
-    while !rest.is_empty() {
-        let digits = rest
-            .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
-            .unwrap_or(rest.len());
-        let (number, tail) = rest.split_at(digits);
-        let letters = tail
-            .find(|letter: char| letter.is_ascii_digit() || letter == '.')
-            .unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(letters);
-        let unit = match unit {
-            "ns" => 1e-9,
-            "us" | "µs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "" if tail.is_empty() && seconds == 0.0 => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return Err(bad()),
-        };
-        seconds += number.parse::<f64>().map_err(|_| bad())? * unit;
-        rest = tail;
+    let target = Target::parse(text).filter(|_| !text.contains('/'));
+    let target = target.ok_or_else(|| format!("{text:?} is not `HOST:PORT`"))?;
+    let name = match target.host {
+        Host::Name(name) => name,
+        Host::Address(address) => address.to_string(),
+    };
+    Ok(OptionalService(Some((name, target.port))))
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let number: usize = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not a number"))?;
+    // What a semaphore can count.
+    let most = tokio::sync::Semaphore::MAX_PERMITS;
+    let allowed = (1..=most).contains(&number);
+    allowed
+        .then_some(number)
+        .ok_or_else(|| format!("{number} is not between 1 and {most}"))
+}
+
+fn admin_paths(text: &str) -> Result<admin::Allowed, std::convert::Infallible> {
+    Ok(admin::Allowed::parse(text))
+}
+
+/// What an ignored flag does here.
+pub fn hint(flag: &str) -> &'static str {
+    if POOL.contains(&flag) {
+        POOL_HINT
+    } else {
+        "it has no effect here"
     }
-    Duration::try_from_secs_f64(seconds).map_err(|_| bad())
 }
 
 /// One spelling for every flag; ignored ones are taken out and returned beside.
@@ -212,7 +292,7 @@ pub fn normalize(args: Vec<String>) -> (Vec<String>, Vec<String>) {
             continue;
         }
         let bare = name.split('=').next().unwrap_or(name).to_owned();
-        if IGNORED.contains(&bare.as_str()) || bare.starts_with(IGNORED_PREFIX) {
+        if [IGNORED, POOL].concat().contains(&bare.as_str()) || bare.starts_with(IGNORED_PREFIX) {
             if !arg.contains('=') && !SWITCHES.contains(&bare.as_str()) {
                 args.next_if(|next| !next.starts_with('-'));
             }
@@ -256,6 +336,7 @@ mod tests {
         let (args, ignored) = parse(
             "routing-proxy --connector sglang --enable-ssrf-protection -v 5 --tracing --port 1",
         );
+        // The connector, and that no list is set.
         assert_eq!((args.warnings().len(), args.port), (2, 1));
         assert_eq!(ignored, ["v", "tracing"]);
         let (args, _) = parse(
@@ -268,13 +349,53 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_written_as_in_go() {
-        let ms = |text| duration(text).map(|duration| duration.as_millis());
-        assert_eq!(ms("200ms"), Ok(200));
-        assert_eq!(ms("1m30.5s"), Ok(90_500));
-        assert_eq!(ms("2"), Ok(2_000));
-        for text in ["", "s", "1x", "-1s", "1s2", "1 s", "."] {
-            assert!(duration(text).is_err(), "{text}");
+    fn a_list_of_prefill_endpoints_is_asked_for_and_no_flag_replaces_it() {
+        let warnings = |line| parse(line).0.warnings().join("\n");
+        let silent = "routing-proxy --prefill-service prefill.ns.svc:8000";
+        assert_eq!(warnings(silent), "");
+        assert!(warnings("routing-proxy").contains("--prefill-service"));
+        let off = format!("{silent} --enable-ssrf-protection=false");
+        assert!(warnings(&off).contains("does not switch"));
+        let (_, ignored) = parse("routing-proxy --inference-pool-name p --pool-group=g");
+        assert!(
+            ignored
+                .iter()
+                .all(|flag| hint(flag).contains("--prefill-service"))
+        );
+        assert_eq!(hint("tracing"), "it has no effect here");
+    }
+
+    #[test]
+    fn values_are_checked_at_the_start() {
+        let fails = |flag: &str| {
+            let error = Args::try_parse_from(["routing-proxy", flag]).unwrap_err();
+            error.to_string()
+        };
+        for (flag, says) in [
+            (
+                "--allowed-prefillers=169.254.169.254:80",
+                "never a prefill endpoint",
+            ),
+            ("--allowed-prefillers=a", "neither `HOST:PORT` nor"),
+            ("--prefill-service=a", "not `HOST:PORT`"),
+            ("--prefill-service=http://a:80", "not `HOST:PORT`"),
+            ("--body-timeout=soon", "not a duration"),
+            ("--max-requests=0", "not between 1 and"),
+            ("--pod-ip=here", "invalid IP address"),
+            ("--connector=x", "unknown connector"),
+        ] {
+            assert!(fails(flag).contains(says), "{}", fails(flag));
         }
+        let (args, _) = parse(
+            "routing-proxy --pod-ip=10.0.0.9,::ffff:10.0.0.8,fd00::9 --allow-admin-paths=/sleep",
+        );
+        assert_eq!(args.pod_ip.0.len(), 3);
+        assert_eq!(args.pod_ip.0[1], IpAddr::from([10, 0, 0, 8]));
+        assert!(!args.behaviour().admin_paths.refuses("/sleep"));
+        let (args, _) = parse("routing-proxy --allow-admin-paths --port 1");
+        assert_eq!(
+            (args.behaviour().admin_paths, args.port),
+            (admin::Allowed::Everything, 1)
+        );
     }
 }

@@ -4,15 +4,16 @@
 use std::str::FromStr;
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::Response;
 
 use super::allowlist::Target;
-use super::body::Body;
-use super::failure;
+use super::body::{Body, Edited};
+use super::heavy;
 use super::legs::{Head, Legs};
-use super::metrics::{Fallback, Refusal};
 use super::params;
-use super::route::Api;
+use super::reason::{Fallback, Refusal};
+use crate::openai::api::Api;
+use crate::openai::request::Request;
 use crate::openai::splice;
 
 pub mod nixlv2;
@@ -63,7 +64,7 @@ impl FromStr for Connector {
     }
 }
 
-/// A request that names prefill endpoints, with its body read.
+/// A request for tokens that names prefill endpoints, with its body read.
 #[derive(Debug)]
 pub struct Exchange {
     /// What it is for.
@@ -82,8 +83,15 @@ impl Connector {
         self == Self::Nixlv2
     }
 
-    /// Runs the legs and answers the client.
+    /// Runs the legs and answers the client. What one transfer of KV cache cannot serve goes to
+    /// the decode engine alone: it would decode on blocks of another prompt.
     pub async fn serve(self, legs: &Legs, exchange: Exchange) -> Response<Body> {
+        let (api, body) = (exchange.api, exchange.body.clone());
+        let eligible = move || Request::read(Some(api), &body, true).one_transfer();
+        if let Err(reason) = heavy::run(exchange.body.len(), eligible).await {
+            legs.metrics().ineligible(reason.label());
+            return decode_only(legs, &exchange.head, exchange.body).await;
+        }
         match self {
             Self::Nixlv2 => nixlv2::serve(legs, exchange).await,
             Self::Nixl | Self::SharedStorage | Self::Sglang | Self::Mooncake | Self::Offloading => {
@@ -94,20 +102,29 @@ impl Connector {
     }
 }
 
-/// The request as the client sent it, less KV transfer parameters of its own.
+/// The request as the client sent it, less KV transfer parameters of its own. Whatever else
+/// its body is, the engine judges it.
 pub async fn decode_only(legs: &Legs, head: &Head, body: Bytes) -> Response<Body> {
-    match params::strip(&body) {
-        Ok(None) => legs.decode(head, body, None).await,
+    let client = body.clone();
+    let strip = move || {
+        params::strip(&client)
+            .map(|less| less.map(|object| Edited::of(&client, |each| object.pieces(each))))
+    };
+    match heavy::run(body.len(), strip).await {
+        Ok(None) => legs.decode(head, body.into(), None).await,
         Ok(Some(less)) => {
             legs.metrics().stripped();
-            legs.decode(head, less.into(), None).await
+            legs.decode(head, less, None).await
         }
-        Err(error) => not_json(legs, &error),
+        Err(error) => not_safe(legs, head, &error),
     }
 }
 
-/// The answer to a body that had to be read and could not.
-pub fn not_json(legs: &Legs, error: &splice::Error) -> Response<Body> {
-    legs.metrics().refused(Refusal::NotJson);
-    failure::answer(StatusCode::BAD_REQUEST, &error.to_string())
+/// The answer to a body that names KV transfer parameters and cannot be rid of them.
+pub fn not_safe(legs: &Legs, head: &Head, error: &splice::Error) -> Response<Body> {
+    let message = format!(
+        "the body names {}, which clients must not set, and it cannot be taken out: {error}",
+        params::KV_TRANSFER_PARAMS
+    );
+    legs.refuse(head.api, Refusal::Unsafe, &message)
 }

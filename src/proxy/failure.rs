@@ -1,5 +1,5 @@
-//! What went wrong -> the answer the client gets, in the form OpenAI clients read. PURE but
-//! for a log line.
+//! What went wrong -> the answer the client gets, in the form that clients of its API read.
+//! PURE but for a log line.
 
 use std::error::Error;
 use std::io::ErrorKind;
@@ -7,22 +7,36 @@ use std::io::ErrorKind;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use super::body::{self, Body};
+use super::reason::Refusal;
 use crate::openai;
+use crate::openai::api::Api;
 
 /// An error answer of the sidecar itself.
-pub fn answer(status: StatusCode, message: &str) -> Response<Body> {
-    let text = openai::error::body(status.as_u16(), message).to_string();
+pub fn answer(api: Option<Api>, status: StatusCode, message: &str) -> Response<Body> {
+    let text = openai::error::body_for(api, status.as_u16(), message).to_string();
     let mut response = Response::new(body::full(text));
     *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
+    let headers = response.headers_mut();
+    let json = HeaderValue::from_static("application/json");
+    headers.insert(header::CONTENT_TYPE, json);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    if status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+        // What would have been understood (RFC 9110, 12.5.3).
+        let identity = HeaderValue::from_static("identity");
+        headers.insert(header::ACCEPT_ENCODING, identity);
+    }
     response
 }
 
+/// The answer to a request that the sidecar refuses.
+pub fn refusal(api: Option<Api>, reason: Refusal, message: &str) -> Response<Body> {
+    answer(api, reason.status(), message)
+}
+
 /// The answer where the engine gave none.
-pub fn no_engine(error: &hyper_util::client::legacy::Error) -> Response<Body> {
+pub fn no_engine(api: Option<Api>, error: &hyper_util::client::legacy::Error) -> Response<Body> {
     let (status, message) = if is_unreachable(error) {
         (
             StatusCode::SERVICE_UNAVAILABLE,
@@ -35,7 +49,7 @@ pub fn no_engine(error: &hyper_util::client::legacy::Error) -> Response<Body> {
         )
     };
     tracing::warn!(error = chain(error), %status, "request failed");
-    answer(status, message)
+    answer(api, status, message)
 }
 
 /// True when no connection came about.

@@ -5,124 +5,12 @@ use std::time::Duration;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-/// Which of its requests.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Leg {
-    /// A prompt sent to a prefill endpoint.
-    Prefill,
-    /// A request sent to the local engine after its body was read.
-    Decode,
-    /// Anything else sent to the local engine.
-    Passthrough,
-}
-
-/// How a leg ended, up to the head of its answer (prefill: up to the answer's end).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Outcome {
-    /// A status below 400.
-    Ok,
-    /// A 4xx status.
-    ClientError,
-    /// A 5xx status.
-    ServerError,
-    /// No connection.
-    Unreachable,
-    /// The connection broke, or the answer made no sense.
-    Broken,
-    /// No answer in time.
-    Timeout,
-    /// The client left first.
-    Cancelled,
-}
-
-impl Outcome {
-    /// The outcome a status stands for.
-    pub fn of(status: http::StatusCode) -> Self {
-        match status.as_u16() {
-            ..400 => Self::Ok,
-            400..500 => Self::ClientError,
-            500.. => Self::ServerError,
-        }
-    }
-}
-
-/// Why a prompt was computed by the decode engine although a prefill endpoint was named.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Fallback {
-    /// No entry of the header is an endpoint.
-    BadTarget,
-    /// No connection to the last one tried.
-    Unreachable,
-    /// It did not answer in time.
-    Timeout,
-    /// It answered with an error of its own.
-    ServerError,
-    /// Its answer broke off or was no JSON object.
-    BrokenAnswer,
-    /// Its answer was larger than the bound on bodies.
-    AnswerTooLarge,
-    /// It answered without KV transfer parameters.
-    NoParams,
-    /// The connector chosen by flag is not built in.
-    Connector,
-}
-
-/// Why a client got an error from the sidecar itself.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Refusal {
-    /// A prefill endpoint is not on the allowlist.
-    Target,
-    /// The body is larger than the bound.
-    TooLarge,
-    /// The body had to be read and is no JSON object.
-    NotJson,
-    /// The body is compressed.
-    Encoded,
-    /// The client's connection broke inside the body.
-    Broken,
-}
-
-macro_rules! words {
-    ($kind:ty { $($variant:ident => $word:literal),+ $(,)? }) => {
-        impl $kind {
-            /// The label value.
-            pub fn word(self) -> &'static str {
-                match self { $(Self::$variant => $word),+ }
-            }
-        }
-    };
-}
-words!(Leg { Prefill => "prefill", Decode => "decode", Passthrough => "passthrough" });
-words!(Outcome {
-    Ok => "ok",
-    ClientError => "client_error",
-    ServerError => "server_error",
-    Unreachable => "unreachable",
-    Broken => "broken",
-    Timeout => "timeout",
-    Cancelled => "cancelled",
-});
-words!(Fallback {
-    BadTarget => "bad_target",
-    Unreachable => "unreachable",
-    Timeout => "timeout",
-    ServerError => "server_error",
-    BrokenAnswer => "broken_answer",
-    AnswerTooLarge => "answer_too_large",
-    NoParams => "no_params",
-    Connector => "connector",
-});
-words!(Refusal {
-    Target => "target_not_allowed",
-    TooLarge => "body_too_large",
-    NotJson => "not_json",
-    Encoded => "body_encoded",
-    Broken => "body_broken",
-});
+use super::reason::{Fallback, Leg, Outcome, Refusal};
 
 /// Labels of `requests`.
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -131,21 +19,30 @@ pub struct LegLabels {
     outcome: &'static str,
 }
 
-/// Label of `fallbacks` and `refusals`.
+/// Label of everything that is counted by reason.
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 pub struct ReasonLabel {
     reason: &'static str,
 }
 
+type ByReason = Family<ReasonLabel, Counter>;
+
 /// The sidecar's metrics; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     requests: Family<LegLabels, Counter>,
-    fallbacks: Family<ReasonLabel, Counter>,
-    refusals: Family<ReasonLabel, Counter>,
+    fallbacks: ByReason,
+    ineligible: ByReason,
+    refusals: ByReason,
     prefill_seconds: Histogram,
     stripped: Counter,
     usage_skipped: Counter,
+    connections: Gauge,
+    connections_refused: Counter,
+    requests_open: Gauge,
+    upgrades_open: Gauge,
+    service_addresses: Gauge,
+    service_failures: Counter,
 }
 
 impl Metrics {
@@ -154,50 +51,100 @@ impl Metrics {
         let metrics = Self {
             requests: Family::default(),
             fallbacks: Family::default(),
+            ineligible: Family::default(),
             refusals: Family::default(),
             prefill_seconds: Histogram::new([
                 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
             ]),
             stripped: Counter::default(),
             usage_skipped: Counter::default(),
+            connections: Gauge::default(),
+            connections_refused: Counter::default(),
+            requests_open: Gauge::default(),
+            upgrades_open: Gauge::default(),
+            service_addresses: Gauge::default(),
+            service_failures: Counter::default(),
         };
         let registry = registry.sub_registry_with_prefix("llm_d_proxy");
-        registry.register(
-            "requests",
-            "Requests sent, by leg and outcome",
-            metrics.requests.clone(),
-        );
-        registry.register(
-            "fallbacks",
-            "Prompts computed by the decode engine although a prefill endpoint was named, by reason",
-            metrics.fallbacks.clone(),
-        );
-        registry.register(
-            "refusals",
-            "Requests refused by the sidecar itself, by reason",
-            metrics.refusals.clone(),
-        );
-        registry.register(
-            "prefill_seconds",
-            "Time of one successful prefill leg",
-            metrics.prefill_seconds.clone(),
-        );
-        registry.register(
-            "kv_transfer_params_stripped",
-            "Requests whose client set KV transfer parameters, which were removed",
-            metrics.stripped.clone(),
-        );
-        registry.register(
-            "usage_rewrites_skipped",
-            "Answers, or lines of them, too large to have their cached token count corrected",
-            metrics.usage_skipped.clone(),
-        );
+        metrics.register_requests(registry);
+        metrics.register_connections(registry);
         registry.register(
             "build",
             "Version",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
         metrics
+    }
+
+    fn register_requests(&self, registry: &mut Registry) {
+        registry.register(
+            "requests",
+            "Requests sent, by leg and outcome",
+            self.requests.clone(),
+        );
+        registry.register(
+            "fallbacks",
+            "Prompts computed by the decode engine although a prefill endpoint was named, by reason",
+            self.fallbacks.clone(),
+        );
+        registry.register(
+            "prefill_ineligible",
+            "Requests that named a prefill endpoint and that one transfer cannot serve, by reason",
+            self.ineligible.clone(),
+        );
+        registry.register(
+            "refusals",
+            "Requests refused by the sidecar itself, by reason",
+            self.refusals.clone(),
+        );
+        registry.register(
+            "prefill_seconds",
+            "Time of one successful prefill leg",
+            self.prefill_seconds.clone(),
+        );
+        registry.register(
+            "kv_transfer_params_stripped",
+            "Requests whose client set KV transfer parameters, which were removed",
+            self.stripped.clone(),
+        );
+        registry.register(
+            "usage_rewrites_skipped",
+            "Answers, or lines of them, too large to have their cached token count corrected",
+            self.usage_skipped.clone(),
+        );
+    }
+
+    fn register_connections(&self, registry: &mut Registry) {
+        registry.register(
+            "connections",
+            "Connections of clients open now",
+            self.connections.clone(),
+        );
+        registry.register(
+            "connections_refused",
+            "Connections closed at once because --max-connections were open",
+            self.connections_refused.clone(),
+        );
+        registry.register(
+            "requests_open",
+            "Requests open now, to the end of their answers",
+            self.requests_open.clone(),
+        );
+        registry.register(
+            "upgrades_open",
+            "WebSockets open now",
+            self.upgrades_open.clone(),
+        );
+        registry.register(
+            "prefill_service_addresses",
+            "Addresses that --prefill-service has now",
+            self.service_addresses.clone(),
+        );
+        registry.register(
+            "prefill_service_failures",
+            "Look-ups of --prefill-service that failed",
+            self.service_failures.clone(),
+        );
     }
 
     /// Begins counting one request of this leg.
@@ -211,14 +158,17 @@ impl Metrics {
 
     /// Counts one prompt that stayed with the decode engine.
     pub fn fell_back(&self, reason: Fallback) {
-        let reason = reason.word();
-        self.fallbacks.get_or_create(&ReasonLabel { reason }).inc();
+        count(&self.fallbacks, reason.word());
+    }
+
+    /// Counts one request that no single transfer can serve; the reason is of a closed set.
+    pub fn ineligible(&self, reason: &'static str) {
+        count(&self.ineligible, reason);
     }
 
     /// Counts one refused request.
     pub fn refused(&self, reason: Refusal) {
-        let reason = reason.word();
-        self.refusals.get_or_create(&ReasonLabel { reason }).inc();
+        count(&self.refusals, reason.word());
     }
 
     /// Records one successful prefill.
@@ -236,12 +186,60 @@ impl Metrics {
         self.usage_skipped.inc_by(count);
     }
 
+    /// One connection more, until the value is dropped.
+    pub fn connection(&self) -> Counted {
+        Counted::new(&self.connections)
+    }
+
+    /// One request more, until the value is dropped.
+    pub fn request(&self) -> Counted {
+        Counted::new(&self.requests_open)
+    }
+
+    /// One WebSocket more, until the value is dropped.
+    pub fn upgrade(&self) -> Counted {
+        Counted::new(&self.upgrades_open)
+    }
+
+    /// Counts one connection that was closed at once.
+    pub fn connection_refused(&self) {
+        self.connections_refused.inc();
+    }
+
+    /// Says what a look-up of the prefill Service came to.
+    pub fn looked_up(&self, addresses: usize, failed: bool) {
+        self.service_addresses.set(addresses as i64);
+        self.service_failures.inc_by(u64::from(failed));
+    }
+
     fn ended(&self, leg: Leg, outcome: Outcome) {
         let labels = LegLabels {
             leg: leg.word(),
             outcome: outcome.word(),
         };
         self.requests.get_or_create(&labels).inc();
+    }
+}
+
+fn count(family: &ByReason, reason: &'static str) {
+    family.get_or_create(&ReasonLabel { reason }).inc();
+}
+
+/// Something that is open and counted while it is.
+#[derive(Debug)]
+#[must_use]
+pub struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

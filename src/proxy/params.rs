@@ -3,6 +3,9 @@
 //!
 //! With such parameters a client would make the engine read KV blocks of another request, or
 //! from a host of its choice.
+#![deny(clippy::disallowed_methods)]
+
+use std::borrow::Cow;
 
 use crate::openai::splice::{Error, Object};
 
@@ -17,13 +20,14 @@ const NESTED: &[&[&str]] = &[
 /// The body without KV transfer parameters; `None` when it has none and stays as it is.
 ///
 /// # Errors
-/// When the body might have some but is no JSON object to look into.
-pub fn strip(body: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-    if !may_have_params(body) {
+/// When the body has these words somewhere and cannot be looked into. Bodies without them are
+/// never an error, whatever they are: the engine judges those.
+pub fn strip(body: &[u8]) -> Result<Option<Object<'_>>, Error> {
+    if !has_words(body) {
         return Ok(None);
     }
     let mut object = Object::read(body)?;
-    Ok(strip_object(&mut object)?.then(|| object.to_string().into_bytes()))
+    Ok(strip_object(&mut object)?.then_some(object))
 }
 
 /// Takes them out of a request that is being edited. True when there were some.
@@ -52,22 +56,55 @@ pub fn replace(object: &mut Object<'_>, params: &str) -> Result<bool, Error> {
     Ok(found)
 }
 
-/// False only when no parser could find the key. A key can hide behind `\u` escapes (no other
-/// escape makes a letter) or, for parsers that guess, behind UTF-16 and UTF-32, where letters
-/// have zero bytes beside them.
-fn may_have_params(body: &[u8]) -> bool {
-    std::str::from_utf8(body).map_or(true, |text| {
-        text.contains(KV_TRANSFER_PARAMS) || text.contains("\\u") || text.contains('\0')
-    })
+/// False only when no parser could find the key. A key can hide behind `\u00..` escapes (no
+/// other escape makes one of its letters) or, for parsers that guess, behind UTF-16 and UTF-32,
+/// where every letter has zero bytes beside it.
+fn has_words(body: &[u8]) -> bool {
+    let narrow = if body.contains(&0) {
+        Cow::Owned(body.iter().copied().filter(|byte| *byte != 0).collect())
+    } else {
+        Cow::Borrowed(body)
+    };
+    let words = KV_TRANSFER_PARAMS.as_bytes();
+    let mut left = words;
+    let mut at = 0;
+    // No letter of the words is `k` but the first, so a failed match restarts only there.
+    while at < narrow.len() {
+        let (letter, length) = letter(&narrow[at..]);
+        at += length;
+        if left.first() == Some(&letter) {
+            left = &left[1..];
+        } else {
+            left = if letter == words[0] {
+                &words[1..]
+            } else {
+                words
+            };
+        }
+        if left.is_empty() {
+            return true;
+        }
+    }
+    false
+}
+
+/// The first byte of a text and its length, an escape of an ASCII letter decoded.
+fn letter(text: &[u8]) -> (u8, usize) {
+    let escaped = text.strip_prefix(b"\\u00").and_then(|rest| rest.get(..2));
+    let value = escaped
+        .and_then(|digits| std::str::from_utf8(digits).ok())
+        .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+    value.map_or((text[0], 1), |value| (value, 6))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn stripped(body: &str) -> Option<String> {
-        let body = strip(body.as_bytes()).unwrap()?;
-        Some(String::from_utf8(body).unwrap())
+        strip(body.as_bytes()).unwrap().map(|body| body.to_string())
     }
 
     #[test]
@@ -101,21 +138,31 @@ mod tests {
             strip(r#"{"sampling_params":{"extra_args":{"kv_transfer_params":{}}}}"#),
             r#"{"sampling_params":{"extra_args":{}}}"#
         );
+        // What Python reads is looked into.
+        assert_eq!(strip("\u{feff}{\"kv_transfer_params\":1}"), "\u{feff}{}");
+        assert_eq!(strip(r#"{"kv_transfer_params":1,"x":NaN}"#), r#"{"x":NaN}"#);
     }
 
     #[test]
-    fn a_body_that_may_hide_parameters_must_be_readable() {
+    fn a_body_that_names_parameters_must_be_readable() {
         let utf16: Vec<u8> =
             r#"{"kv_transfer_params":1}"#.encode_utf16().flat_map(u16::to_le_bytes).collect();
         assert!(strip(&utf16).is_err());
-        assert!(strip(b"\xff\xfe").is_err());
-        // What Python reads is looked into.
-        assert_eq!(
-            stripped("\u{feff}{\"kv_transfer_params\":1}").unwrap(),
-            "\u{feff}{}"
-        );
-        let less = stripped(r#"{"kv_transfer_params":1,"x":NaN}"#).unwrap();
-        assert_eq!(less, r#"{"x":NaN}"#);
+        assert!(strip(b"\xff{\"kv_transfer_params\":1").is_err());
+        assert!(strip(b"[{\"kv_transfer_params\":1}]").is_err());
+    }
+
+    #[test]
+    fn a_body_that_names_none_need_not_be() {
+        for body in [
+            &b"\xff\xfe"[..],
+            b"[1, {\"\\u00e9\":NaN}]",
+            b"{\"a\\ud800\":1",
+            b"\0\0\0{",
+            b"{\"kv_kv_transfer\":1, \"_params\":",
+        ] {
+            assert_eq!(strip(body).unwrap().map(|body| body.to_string()), None);
+        }
     }
 
     #[test]
@@ -127,5 +174,26 @@ mod tests {
             object.to_string(),
             r#"{"kv_transfer_params":{"b":18446744073709551616},"n":9007199254740993,"vllm_xargs":{}}"#
         );
+    }
+
+    proptest! {
+        #[test]
+        fn the_words_are_found_however_they_are_written(
+            front in ".{0,20}", back in ".{0,20}", wide in any::<bool>(),
+            escaped in prop::collection::vec(0..3u8, KV_TRANSFER_PARAMS.len()),
+        ) {
+            let words: String = KV_TRANSFER_PARAMS.chars().zip(escaped).map(|(letter, how)| match how {
+                0 => letter.to_string(),
+                1 => format!("\\u{:04x}", u32::from(letter)),
+                _ => format!("\\u{:04X}", u32::from(letter)),
+            }).collect();
+            let text = format!("{front}{words}{back}");
+            let bytes = if wide {
+                text.encode_utf16().flat_map(u16::to_be_bytes).collect()
+            } else {
+                text.into_bytes()
+            };
+            prop_assert!(has_words(&bytes));
+        }
     }
 }

@@ -1,15 +1,15 @@
 //! Request head -> which API it is for, which headers go on to the engine, and which prefill
 //! endpoints it names. PURE.
-
-use std::borrow::Cow;
+#![deny(clippy::disallowed_methods)]
 
 use http::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 
 use crate::contract;
+use crate::openai::api::Api;
 
 /// Headers that belong to one connection (RFC 9110, 7.6.1).
 const HOP_BY_HOP: &[HeaderName] = &[
@@ -21,54 +21,11 @@ const HOP_BY_HOP: &[HeaderName] = &[
     TRANSFER_ENCODING,
     UPGRADE,
 ];
+/// What a prefill endpoint gets of a client's headers: what ties its leg to the request in
+/// logs and traces. No cookie, no credential, nothing that an engine could act upon.
+const PREFILL_KEEPS: &[&str] = &[contract::HEADER_REQUEST_ID, "traceparent", "tracestate"];
 /// Most prefill endpoints read of one request's headers.
 pub const MAX_PREFILLERS: usize = 8;
-
-/// The APIs whose prompts can be computed elsewhere.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Api {
-    /// `/v1/chat/completions`
-    Chat,
-    /// `/v1/completions`
-    Completions,
-    /// `/v1/messages`: Anthropic's form.
-    Messages,
-    /// `/v1/responses`
-    Responses,
-    /// `/inference/v1/generate`: tokens in, tokens out.
-    Generate,
-}
-
-impl Api {
-    /// Every API, in the order of the reference.
-    pub const ALL: [Self; 5] = [
-        Self::Chat,
-        Self::Completions,
-        Self::Messages,
-        Self::Responses,
-        Self::Generate,
-    ];
-
-    /// The path it is served at.
-    pub fn path(self) -> &'static str {
-        match self {
-            Self::Chat => "/v1/chat/completions",
-            Self::Completions => "/v1/completions",
-            Self::Messages => "/v1/messages",
-            Self::Responses => "/v1/responses",
-            Self::Generate => "/inference/v1/generate",
-        }
-    }
-
-    /// The API of a path, percent-encoded or not: the engine decodes it too, so another
-    /// spelling must not be a way around the sidecar.
-    pub fn of(path: &str) -> Option<Self> {
-        let path = percent_decoded(path);
-        Self::ALL
-            .into_iter()
-            .find(|api| api.path().as_bytes() == &*path)
-    }
-}
 
 /// What happens to a request's body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -77,25 +34,62 @@ pub enum Route {
     Pass,
     /// It may carry KV transfer parameters: it is read first.
     Inspect(Option<Api>),
+    /// It has none: the connection becomes a WebSocket between client and engine.
+    Upgrade,
 }
 
 /// Which route a request takes. Every JSON body is read, whatever its path: engines serve the
 /// same requests under other paths too (`/invocations`, a root path), and a body without a
-/// type counts as JSON for them.
+/// type counts as JSON for them. To be asked before [`strip_hop_by_hop`].
 pub fn route(method: &Method, path: &str, headers: &HeaderMap) -> Route {
+    if method == Method::GET && is_websocket(headers) {
+        return Route::Upgrade;
+    }
     if method != Method::POST {
         return Route::Pass;
     }
     let api = Api::of(path);
-    let json = headers.get(CONTENT_TYPE).is_none_or(|kind| {
+    let mut kinds = headers.get_all(CONTENT_TYPE).iter().peekable();
+    let untyped = kinds.peek().is_none();
+    let json = kinds.any(|kind| {
         let kind = kind.as_bytes().to_ascii_lowercase();
         kind.windows(4).any(|window| window == b"json")
     });
-    if api.is_some() || json {
+    if api.is_some() || json || untyped {
         Route::Inspect(api)
     } else {
         Route::Pass
     }
+}
+
+/// True when the client asks for a WebSocket. Other upgrades are not taken up, as a server
+/// may: through `h2c` a client would talk to the engine past everything that is checked here.
+fn is_websocket(headers: &HeaderMap) -> bool {
+    let has = |name: HeaderName, word: &str| {
+        let values = headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        let mut words = values.flat_map(|value| value.split(',')).map(str::trim);
+        words.any(|found| found.eq_ignore_ascii_case(word))
+    };
+    has(CONNECTION, "upgrade") && has(UPGRADE, "websocket")
+}
+
+/// The headers of a prefill leg: its body is always JSON, and so is the answer wanted;
+/// `authorization` is the operator's key for the prefill engines, where they need one.
+pub fn prefill_headers(client: &HeaderMap, authorization: Option<HeaderValue>) -> HeaderMap {
+    let json = HeaderValue::from_static("application/json");
+    let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, json.clone()), (ACCEPT, json)]);
+    for name in PREFILL_KEEPS {
+        if let Some(value) = client.get(*name) {
+            headers.insert(*name, value.clone());
+        }
+    }
+    if let Some(key) = authorization {
+        headers.insert(AUTHORIZATION, key);
+    }
+    headers
 }
 
 /// True when the body is encoded (compressed), so that its bytes cannot be read as they are.
@@ -152,28 +146,8 @@ fn named(headers: &HeaderMap, name: &str) -> Vec<String> {
     found
 }
 
-fn percent_decoded(path: &str) -> Cow<'_, [u8]> {
-    if !path.contains('%') {
-        return Cow::Borrowed(path.as_bytes());
-    }
-    let bytes = path.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let escaped = bytes.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
-        let value = escaped
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        decoded.push(value.unwrap_or(bytes[at]));
-        at += if value.is_some() { 3 } else { 1 };
-    }
-    Cow::Owned(decoded)
-}
-
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn prefillers(values: &[(&'static str, &str)]) -> Vec<String> {
@@ -207,15 +181,6 @@ mod tests {
     }
 
     #[test]
-    fn another_spelling_of_a_path_is_the_same_api() {
-        assert_eq!(Api::of("/v1/completions"), Some(Api::Completions));
-        assert_eq!(Api::of("/v1/%63hat%2Fcompletions"), Some(Api::Chat));
-        assert_eq!(Api::of("/v1/completions/"), None);
-        assert_eq!(Api::of("/v1/completions%"), None);
-        assert_eq!(Api::of("/v1/completions%zz"), None);
-    }
-
-    #[test]
     fn json_is_read_on_every_path_and_other_bodies_are_not() {
         let headers = |kind: Option<&'static str>| {
             let kind = kind.map(|kind| (CONTENT_TYPE, HeaderValue::from_static(kind)));
@@ -236,6 +201,53 @@ mod tests {
         assert_eq!(
             route(&Method::GET, "/v1/responses", &headers(None)),
             Route::Pass
+        );
+        // Servers differ in which of two types they believe.
+        let mut two = headers(Some("text/plain"));
+        two.append(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        assert_eq!(route(&Method::POST, "/x", &two), Route::Inspect(None));
+    }
+
+    #[test]
+    fn only_websockets_are_upgraded() {
+        let route = |connection: &'static str, upgrade: &'static str| {
+            let value = HeaderValue::from_static;
+            let headers = [(CONNECTION, value(connection)), (UPGRADE, value(upgrade))];
+            route(&Method::GET, "/v1/realtime", &headers.into_iter().collect())
+        };
+        assert_eq!(route("Upgrade", "websocket"), Route::Upgrade);
+        assert_eq!(route("keep-alive, upgrade", "WebSocket"), Route::Upgrade);
+        assert_eq!(route("keep-alive", "websocket"), Route::Pass);
+        assert_eq!(route("Upgrade, HTTP2-Settings", "h2c"), Route::Pass);
+    }
+
+    #[test]
+    fn a_prefill_leg_carries_only_what_it_needs() {
+        let mut client = HeaderMap::new();
+        for (name, value) in [
+            ("cookie", "c"),
+            ("authorization", "Bearer client"),
+            ("x-api-key", "k"),
+            ("x-request-id", "r"),
+            ("traceparent", "t"),
+            ("content-type", "text/x"),
+            ("accept", "text/event-stream"),
+            ("x-anything", "x"),
+        ] {
+            client.insert(name, HeaderValue::from_static(value));
+        }
+        let sent = prefill_headers(&client, None);
+        let mut names: Vec<_> = sent.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            ["accept", "content-type", "traceparent", "x-request-id"]
+        );
+        assert_eq!(sent[CONTENT_TYPE], "application/json");
+        let key = HeaderValue::from_static("Bearer operator");
+        assert_eq!(
+            prefill_headers(&client, Some(key))[AUTHORIZATION],
+            "Bearer operator"
         );
     }
 }

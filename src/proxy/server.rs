@@ -1,63 +1,85 @@
 //! One client connection -> its requests, each answered by the engine behind the sidecar. IO.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::TcpListener;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::admin;
 use super::body::{self, Body, ReadError};
 use super::connector::{self, Connector, Exchange};
-use super::failure;
 use super::legs::{Head, Legs};
-use super::metrics::{Fallback, Refusal};
-use super::route::{self, Api, Route};
+use super::reason::Refusal;
+use super::route::{self, Route};
+use super::upgrade::{self, Lifetime};
+use crate::openai::api::Api;
 use crate::telemetry::shutdown::Shutdown;
 
-/// How long a client may take for the head of a request.
+/// How long a client may take for the head of a request, its first byte included.
 const HEAD: Duration = Duration::from_secs(30);
+/// Most bytes read ahead of one connection, and of a request's head.
+const READ_AHEAD_BYTES: usize = 64 << 10;
+/// Most requests at once of one HTTP/2 connection, and its flow-control windows.
+const STREAMS: u32 = 1024;
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 
-/// The sidecar.
+/// What the sidecar does with requests.
+#[derive(Clone, Debug)]
+pub struct Behaviour {
+    /// How KV cache gets from prefill to decode engines.
+    pub connector: Connector,
+    /// The first prefill endpoint of a request is a random one of those it names.
+    pub sampling: bool,
+    /// Paths that administer the engine and may be used.
+    pub admin_paths: admin::Allowed,
+    /// Most connections of clients at once; more are closed.
+    pub max_connections: usize,
+    /// Most requests at once, to the end of their answers; more get a 503.
+    pub max_requests: usize,
+    /// A WebSocket without a byte for so long is closed.
+    pub upgrade_idle: Duration,
+    /// How long open requests have to end after shutdown.
+    pub drain: Duration,
+}
+
+/// The sidecar; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Proxy {
     legs: Legs,
-    connector: Connector,
-    sampling: bool,
+    behaviour: Arc<Behaviour>,
+    requests: Arc<Semaphore>,
+    shutdown: Shutdown,
 }
 
 impl Proxy {
-    /// A sidecar with these legs. With `sampling`, the first prefill endpoint of a request is
-    /// a random one of those it names.
-    pub fn new(legs: Legs, connector: Connector, sampling: bool) -> Self {
+    /// A sidecar with these legs, until shutdown.
+    pub fn new(legs: Legs, behaviour: Behaviour, shutdown: Shutdown) -> Self {
         Self {
             legs,
-            connector,
-            sampling,
+            requests: Arc::new(Semaphore::new(behaviour.max_requests)),
+            behaviour: Arc::new(behaviour),
+            shutdown,
         }
     }
 
-    /// Serves until shutdown; open requests are finished within `drain`.
+    /// Serves until shutdown; open requests are finished within the drain time.
     ///
     /// # Errors
     /// When the listener fails.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        drain: Duration,
-        shutdown: Shutdown,
-    ) -> anyhow::Result<()> {
+    pub async fn serve(self, listener: TcpListener) -> anyhow::Result<()> {
         let graceful = GracefulShutdown::new();
-        let mut server = auto::Builder::new(TokioExecutor::new());
-        server
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD);
+        let server = Arc::new(server());
+        let connections = Arc::new(Semaphore::new(self.behaviour.max_connections));
         loop {
             let (stream, _) = tokio::select! {
                 accepted = listener.accept() => match accepted {
@@ -69,43 +91,102 @@ impl Proxy {
                         continue;
                     }
                 },
-                () = shutdown.requested() => break,
+                () = self.shutdown.requested() => break,
             };
-            let _ = stream.set_nodelay(true);
-            let proxy = self.clone();
-            let service = service_fn(move |request| {
-                let proxy = proxy.clone();
-                async move { Ok::<_, Infallible>(proxy.answer(request).await) }
-            });
-            let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
-            let connection = graceful.watch(connection.into_owned());
+            let Ok(permit) = connections.clone().try_acquire_owned() else {
+                self.legs.metrics().connection_refused();
+                continue;
+            };
+            let connection = self
+                .clone()
+                .connection(stream, server.clone(), graceful.watcher());
             // Owned by `graceful`, which waits for it below.
             tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(error = error.to_string(), "connection ended");
-                }
+                connection.await;
+                drop(permit);
             });
         }
         drop(listener);
         tokio::select! {
             () = graceful.shutdown() => {}
-            () = tokio::time::sleep(drain) => tracing::warn!("requests still open at the end of the drain time were cut"),
+            () = tokio::time::sleep(self.behaviour.drain) => tracing::warn!("requests still open at the end of the drain time were cut"),
         }
         Ok(())
     }
 
-    /// Everything runs inside this call: when the client leaves, hyper drops it, and with it
-    /// every leg.
-    async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {
+    async fn connection(
+        self,
+        stream: TcpStream,
+        server: Arc<auto::Builder<TokioExecutor>>,
+        watcher: Watcher,
+    ) {
+        let _open = self.legs.metrics().connection();
+        let _ = stream.set_nodelay(true);
+        // The server waits for the first bytes, by which it tells HTTP/1 from HTTP/2, for ever.
+        let first = tokio::select! {
+            first = tokio::time::timeout(HEAD, stream.readable()) => first,
+            () = self.shutdown.requested() => return,
+        };
+        if first.is_err() {
+            return;
+        }
+        let service = service_fn(move |request| {
+            let proxy = self.clone();
+            async move { Ok::<_, Infallible>(proxy.answer(request).await) }
+        });
+        let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        if let Err(error) = watcher.watch(connection.into_owned()).await {
+            tracing::debug!(error = error.to_string(), "connection ended");
+        }
+    }
+
+    /// Everything runs inside this call and the answer's body: when the client leaves, hyper
+    /// drops both, and with them every leg.
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         if request.method() == Method::GET && request.uri().path() == "/health" {
             return Response::new(body::full(""));
         }
-        route::strip_hop_by_hop(request.headers_mut());
-        let prefillers = route::take_routing(request.headers_mut());
-        match route::route(request.method(), request.uri().path(), request.headers()) {
+        let path = request.uri().path();
+        let api = Api::of(path);
+        if self.behaviour.admin_paths.refuses(path) {
+            tracing::warn!(path, "a request for an administrative path was refused");
+            let message = "Forbidden: this path administers the engine; --allow-admin-paths of the routing sidecar lets it through";
+            return self.legs.refuse(api, Refusal::AdminPath, message);
+        }
+        let Ok(permit) = self.requests.clone().try_acquire_owned() else {
+            let most = self.behaviour.max_requests;
+            let message =
+                format!("{most} requests are open, which is the most (--max-requests): try again");
+            return self.legs.refuse(api, Refusal::TooMany, &message);
+        };
+        let open = (permit, self.legs.metrics().request());
+        let route = route::route(request.method(), path, request.headers());
+        self.routed(route, request, open).await
+    }
+
+    async fn routed(
+        &self,
+        route: Route,
+        mut request: Request<Incoming>,
+        open: (OwnedSemaphorePermit, super::metrics::Counted),
+    ) -> Response<Body> {
+        let headers = request.headers_mut();
+        if route != Route::Upgrade {
+            route::strip_hop_by_hop(headers);
+        }
+        let prefillers = route::take_routing(headers);
+        let response = match route {
             Route::Pass => self.legs.pass(request.map(BodyExt::boxed)).await,
             Route::Inspect(api) => self.inspect(api, prefillers, request).await,
-        }
+            Route::Upgrade => {
+                let lifetime = Lifetime {
+                    idle: self.behaviour.upgrade_idle,
+                    drain: self.behaviour.drain,
+                };
+                return upgrade::serve(&self.legs, request, lifetime, &self.shutdown, open).await;
+            }
+        };
+        response.map(|body| body::keeping(body, open))
     }
 
     async fn inspect(
@@ -114,38 +195,28 @@ impl Proxy {
         mut prefillers: Vec<String>,
         request: Request<Incoming>,
     ) -> Response<Body> {
-        if self.sampling && !prefillers.is_empty() {
+        if self.behaviour.sampling && !prefillers.is_empty() {
             let random = uuid::Uuid::new_v4().as_u64_pair().0 as usize;
             let first = random % prefillers.len();
             prefillers.rotate_left(first);
         }
+        let (parts, incoming) = request.into_parts();
+        let encoded = route::is_encoded(&parts.headers);
+        let head = Head::new(api, parts.uri, parts.headers);
         // A request that may not go where it wants is refused before its body is read.
-        let targets = match self.legs.targets(&prefillers) {
+        let (targets, left_out) = match self.legs.targets(&head, &prefillers).await {
             Ok(targets) => targets,
             Err(response) => return *response,
         };
-        let (parts, incoming) = request.into_parts();
-        if route::is_encoded(&parts.headers) {
-            return self.refuse(
-                Refusal::Encoded,
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "the request body must not be compressed",
-            );
+        if encoded {
+            let message = "the request body is compressed (content-encoding), but it has to be read here: send it as it is";
+            return self.legs.refuse(api, Refusal::Encoded, message);
         }
-        let limit = self.legs.limits().max_body_bytes;
-        let body = match body::read(incoming, limit).await {
+        let body = match body::read(incoming, &self.legs.body_bounds()).await {
             Ok(body) => body,
-            Err(error @ ReadError::TooLarge { .. }) => {
-                let status = StatusCode::PAYLOAD_TOO_LARGE;
-                return self.refuse(Refusal::TooLarge, status, &error.to_string());
-            }
-            Err(error @ ReadError::Broken(_)) => {
-                let status = StatusCode::BAD_REQUEST;
-                return self.refuse(Refusal::Broken, status, &error.to_string());
-            }
+            Err(error) => return self.legs.refuse(api, refusal(&error), &error.to_string()),
         };
-        let head = Head::new(parts.uri, parts.headers);
-        match api {
+        match api.filter(|api| api.generates()) {
             Some(api) if !targets.is_empty() => {
                 let exchange = Exchange {
                     api,
@@ -153,19 +224,40 @@ impl Proxy {
                     body,
                     targets,
                 };
-                self.connector.serve(&self.legs, exchange).await
+                self.behaviour.connector.serve(&self.legs, exchange).await
             }
-            _ => {
-                if api.is_some() && !prefillers.is_empty() {
-                    self.legs.fell_back(&head, Fallback::BadTarget);
+            generating => {
+                if let (Some(_), Some(reason)) = (generating, left_out) {
+                    self.legs.fell_back(&head, reason);
                 }
                 connector::decode_only(&self.legs, &head, body).await
             }
         }
     }
+}
 
-    fn refuse(&self, reason: Refusal, status: StatusCode, message: &str) -> Response<Body> {
-        self.legs.metrics().refused(reason);
-        failure::answer(status, message)
+fn server() -> auto::Builder<TokioExecutor> {
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(READ_AHEAD_BYTES)
+        .http2()
+        .timer(TokioTimer::new())
+        // A peer that is gone without a word is noticed.
+        .keep_alive_interval(HEAD)
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    server
+}
+
+fn refusal(error: &ReadError) -> Refusal {
+    match error {
+        ReadError::TooLarge { .. } => Refusal::TooLarge,
+        ReadError::NoBudget { .. } => Refusal::NoBudget,
+        ReadError::TimedOut { .. } => Refusal::TimedOut,
+        ReadError::Broken(_) => Refusal::Broken,
     }
 }

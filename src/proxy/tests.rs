@@ -1,6 +1,7 @@
 //! What clients, prefill endpoints and engines see through the sidecar, over real sockets on
 //! loopback.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -18,23 +19,45 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-use super::allowlist::Allowlist;
+use super::admin;
+use super::allowlist::{Allowlist, Rule, Target};
 use super::body::{self, Body};
 use super::connector::Connector;
-use super::legs::{Legs, Limits};
+use super::key::Key;
+use super::legs::{Legs, Limits, Prefillers};
 use super::metrics::Metrics;
-use super::server::Proxy;
+use super::server::{Behaviour, Proxy};
+use super::service::{LookUp, Pace, Service};
 use super::upstream::Upstream;
 use crate::contract;
+use crate::telemetry::budget::Budget;
 use crate::telemetry::shutdown::Shutdown;
 
+mod bounds;
 mod failover;
 mod guard;
 mod prefill;
+mod upgrade;
 
 /// Anything awaited in these tests happens at once or not at all.
 const DEADLINE: Duration = Duration::from_secs(10);
 const CHAT: &str = "/v1/chat/completions";
+
+/// A chat that one transfer can serve.
+const BODY: &str = r#"{"messages":[{"role":"user","content":"hi"}]}"#;
+
+thread_local! {
+    /// Where this test's backends listen; each test has a thread of its own.
+    static BACKENDS: RefCell<Vec<SocketAddr>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A listener on loopback that a sidecar started later may use for prefills.
+async fn listener() -> TcpListener {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    BACKENDS.with_borrow_mut(|backends| backends.push(address));
+    listener
+}
 
 /// A request as a backend saw it.
 #[derive(Clone, Debug)]
@@ -62,7 +85,7 @@ struct Backend {
 
 impl Backend {
     async fn new(answer: impl Fn(&Got) -> Response<Body> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = listener().await;
         let address = listener.local_addr().unwrap();
         let got: Arc<Mutex<Vec<Got>>> = Arc::default();
         let (remembered, answer) = (got.clone(), Arc::new(answer));
@@ -120,7 +143,7 @@ async fn raw<F>(then: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = listener().await;
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         loop {
@@ -152,38 +175,52 @@ async fn read_request(stream: &mut TcpStream) -> String {
 
 /// An address at which nobody listens.
 async fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
+    listener().await.local_addr().unwrap()
 }
 
 /// A sidecar under test.
 struct Sidecar {
     address: SocketAddr,
     registry: Registry,
-    _shutdown: Shutdown,
+    budget: Budget,
+    shutdown: Shutdown,
 }
 
 struct Setup {
     engine: SocketAddr,
     allowlist: Allowlist,
+    look_up: Option<LookUp>,
+    key: Key,
     limits: Limits,
-    connector: Connector,
-    sampling: bool,
+    budget_bytes: usize,
+    behaviour: Behaviour,
 }
 
+/// Prefills may go to every backend that is there by now.
 fn setup(engine: SocketAddr) -> Setup {
+    let exact = |address: &SocketAddr| Rule::Exact(Target::parse(&address.to_string()).unwrap());
     Setup {
         engine,
         allowlist: Allowlist {
-            loopback: true,
+            rules: BACKENDS.with_borrow(|backends| backends.iter().map(exact).collect()),
             ..Allowlist::default()
         },
+        look_up: None,
+        key: Key::none(),
         limits: Limits {
             prefill_retry_backoff: Duration::from_millis(1),
             ..Limits::default()
         },
-        connector: Connector::Nixlv2,
-        sampling: false,
+        budget_bytes: 64 << 20,
+        behaviour: Behaviour {
+            connector: Connector::Nixlv2,
+            sampling: false,
+            admin_paths: admin::Allowed::Nothing,
+            max_connections: 100,
+            max_requests: 100,
+            upgrade_idle: DEADLINE,
+            drain: Duration::from_secs(1),
+        },
     }
 }
 
@@ -194,17 +231,26 @@ impl Setup {
         let shutdown = Shutdown::new();
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
+        let budget = Budget::new(self.budget_bytes);
+        let port = self.allowlist.service_port.unwrap_or_default();
+        let service = self.look_up.map(|look_up| {
+            let name = ("prefill".to_owned(), port);
+            Service::start(name, look_up, Pace::default(), metrics.clone(), &shutdown)
+        });
+        let prefillers = Prefillers {
+            allowlist: self.allowlist.into(),
+            service,
+            key: self.key,
+        };
         let engine = Upstream::new(self.engine, 8);
-        let legs = Legs::new(engine, self.allowlist, self.limits, metrics);
-        let proxy = Proxy::new(legs, self.connector, self.sampling);
-        shutdown.spawn(
-            "proxy",
-            proxy.serve(listener, Duration::from_secs(1), shutdown.clone()),
-        );
+        let legs = Legs::new(engine, prefillers, self.limits, budget.clone(), metrics);
+        let proxy = Proxy::new(legs, self.behaviour, shutdown.clone());
+        shutdown.spawn("proxy", proxy.serve(listener));
         Sidecar {
             address,
             registry,
-            _shutdown: shutdown,
+            budget,
+            shutdown,
         }
     }
 }
@@ -232,6 +278,21 @@ impl Sidecar {
 
     fn refusals(&self, reason: &str) -> u64 {
         self.count(&format!("refusals_total{{reason=\"{reason}\"}}"))
+    }
+
+    /// Waits until a count is this.
+    async fn until(&self, name: &str, value: u64) {
+        let reached = async {
+            while self.count(name) != value {
+                tokio::task::yield_now().await;
+            }
+        };
+        let waited = tokio::time::timeout(DEADLINE, reached).await;
+        assert!(
+            waited.is_ok(),
+            "{name} is {}, not {value}",
+            self.count(name)
+        );
     }
 
     /// A POST with these headers, answered in full.
@@ -263,6 +324,22 @@ struct Answer {
     body: String,
 }
 
+impl Answer {
+    /// A header, or nothing.
+    fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The message of an error in OpenAI's form.
+    fn message(&self) -> String {
+        let body: serde_json::Value = serde_json::from_str(&self.body).unwrap();
+        assert_eq!(body["error"]["code"], self.status, "{}", self.body);
+        body["error"]["message"].as_str().unwrap().to_owned()
+    }
+}
+
 fn client() -> Client<HttpConnector, Full<Bytes>> {
     Client::builder(TokioExecutor::new()).build_http()
 }
@@ -273,8 +350,10 @@ fn post(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Request<Full<Bytes>> {
-    let mut request =
-        Request::post(format!("http://{address}{path}")).header("content-type", "application/json");
+    let mut request = Request::post(format!("http://{address}{path}"));
+    if !headers.iter().any(|(name, _)| *name == "content-type") {
+        request = request.header("content-type", "application/json");
+    }
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -323,7 +402,7 @@ async fn the_first_chunk_arrives_before_the_engine_has_finished() {
 async fn an_engine_that_is_not_there_is_a_503_with_a_reason() {
     let sidecar = sidecar(nobody().await).await;
     let answer = sidecar.post(CHAT, &[], "{}").await;
-    assert_eq!(answer.status, 503);
+    assert_eq!((answer.status, answer.header("retry-after")), (503, "1"));
     let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
     assert_eq!(
         body["error"]["message"],
@@ -352,18 +431,9 @@ async fn other_requests_pass_unread() {
         ("content-type", "multipart/form-data; boundary=x"),
         (contract::HEADER_PREFILLER, "127.0.0.1:1"),
     ];
-    let request = Request::post(format!(
-        "http://{}/v1/audio/transcriptions",
-        sidecar.address
-    ));
-    let request = headers
-        .iter()
-        .fold(request, |request, (name, value)| {
-            request.header(*name, *value)
-        })
-        .body(Full::new(Bytes::from_static(b"kv_transfer_params")))
-        .unwrap();
-    assert_eq!(client().request(request).await.unwrap().status(), 200);
+    let path = "/v1/audio/transcriptions";
+    let answer = sidecar.post(path, &headers, "kv_transfer_params").await;
+    assert_eq!(answer.status, 200);
     let got = engine.only();
     assert_eq!(got.text(), "kv_transfer_params");
     assert_eq!(got.header(contract::HEADER_PREFILLER), None);

@@ -14,13 +14,15 @@ use hyper::body::{Body as HttpBody, Frame, Incoming};
 
 use super::body::Body;
 use super::metrics::Metrics;
-use super::route::{self, Api};
+use super::route;
+use crate::openai::api::Api;
 use crate::openai::splice::Object;
+use crate::telemetry::budget::{Budget, Lease};
 
 /// The longest line of a stream that is held back to look into it.
 const MAX_LINE_BYTES: usize = 1 << 20;
 /// The largest whole answer that is held back.
-const MAX_ANSWER_BYTES: usize = 32 << 20;
+const MAX_ANSWER_BYTES: usize = 4 << 20;
 
 /// Where an answer of this API counts cached prompt tokens. `None` where it does not, or (the
 /// Anthropic form) only as a part of sums that would no longer add up.
@@ -30,7 +32,7 @@ pub fn cached_tokens_path(api: Api) -> Option<&'static [&'static str]> {
             Some(&["usage", "prompt_tokens_details", "cached_tokens"])
         }
         Api::Responses => Some(&["usage", "input_tokens_details", "cached_tokens"]),
-        Api::Messages => None,
+        _ => None,
     }
 }
 
@@ -43,11 +45,13 @@ fn event_path(api: Api) -> Option<&'static [&'static str]> {
 }
 
 /// Puts this count into the answer, where it is one that has such a count; any other is
-/// streamed on unread.
+/// streamed on unread. What is held back counts in the budget; where that is spent, the answer
+/// goes on as it is.
 pub fn rewrite(
     response: Response<Incoming>,
     api: Api,
     cached_tokens: u64,
+    budget: &Budget,
     metrics: &Metrics,
 ) -> Response<Body> {
     let is = |kind: &str| {
@@ -73,6 +77,7 @@ pub fn rewrite(
         editor,
         last: None,
         metrics: metrics.clone(),
+        lease: budget.try_take(0),
     };
     Response::from_parts(parts, body.boxed())
 }
@@ -147,6 +152,20 @@ impl Editor {
         std::mem::take(&mut self.skipped)
     }
 
+    /// How many bytes are held back now.
+    pub fn held_bytes(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Gives what is held back, unedited, and holds back nothing more of this line or answer.
+    pub fn let_go(&mut self, out: &mut Vec<u8>) {
+        if !self.passing && !self.held.is_empty() {
+            self.passing = true;
+            self.skipped += 1;
+            out.append(&mut self.held);
+        }
+    }
+
     fn hold(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         if !self.passing && self.held.len() + bytes.len() > self.limit {
             self.passing = true;
@@ -163,17 +182,17 @@ impl Editor {
     fn flush(&mut self, out: &mut Vec<u8>) {
         self.passing = false;
         match self.edited() {
-            Some(edited) => out.extend_from_slice(edited.as_bytes()),
+            Some(edited) => out.extend_from_slice(&edited),
             None => out.extend_from_slice(&self.held),
         }
         self.held.clear();
     }
 
     /// The held unit with the count put in; `None` where it has no place for one.
-    fn edited(&self) -> Option<String> {
+    fn edited(&self) -> Option<Vec<u8>> {
         let (prefix, json) = match self.unit {
-            Unit::Answer => ("", self.held.as_slice()),
-            Unit::Line => ("data:", self.held.strip_prefix(b"data:")?),
+            Unit::Answer => (&b""[..], self.held.as_slice()),
+            Unit::Line => (&b"data:"[..], self.held.strip_prefix(b"data:")?),
         };
         // Most events of a stream have no usage: they are not parsed.
         if !json.windows(7).any(|window| window == b"\"usage\"") {
@@ -187,7 +206,7 @@ impl Editor {
         object
             .set_in(self.path, &self.cached_tokens.to_string())
             .ok()?;
-        Some(format!("{prefix}{object}"))
+        Some([prefix, &object.to_bytes()].concat())
     }
 }
 
@@ -199,6 +218,24 @@ pub struct Rewritten {
     /// What follows the editor's last bytes.
     last: Option<Last>,
     metrics: Metrics,
+    /// On the bytes held back; `None` when nothing may be.
+    lease: Option<Lease>,
+}
+
+impl Rewritten {
+    /// The next bytes, edited, as far as the budget has room to hold some back.
+    fn push(&mut self, data: &[u8]) -> Vec<u8> {
+        let mut out = self.editor.push(data);
+        let held = self.editor.held_bytes();
+        let room = self.lease.as_mut().is_some_and(|lease| {
+            lease.shrink_to(held);
+            lease.grow_to(held)
+        });
+        if !room {
+            self.editor.let_go(&mut out);
+        }
+        out
+    }
 }
 
 #[derive(Debug)]
@@ -238,7 +275,7 @@ impl HttpBody for Rewritten {
             };
             let frame = polled.map(|frame| frame.map(Frame::into_data));
             let out = match frame {
-                Some(Ok(Ok(data))) => this.editor.push(&data),
+                Some(Ok(Ok(data))) => this.push(&data),
                 Some(Ok(Err(frame))) => {
                     let trailers = frame.into_trailers().unwrap_or_default();
                     this.last = Some(Last::Trailers(trailers));
@@ -321,6 +358,21 @@ mod tests {
             "data:{\"usage\":{\"prompt_tokens_details\":{\"cached_tokens\":7}}}\n"
         );
         assert_eq!((editor.take_skipped(), editor.take_skipped()), (1, 0));
+    }
+
+    #[test]
+    fn what_is_let_go_passes_and_the_next_line_is_edited_again() {
+        let mut editor = chat_lines();
+        assert_eq!(editor.push(b"data:{\"usage\":{"), b"");
+        assert_eq!(editor.held_bytes(), 15);
+        let mut out = Vec::new();
+        editor.let_go(&mut out);
+        out.extend(editor.push(b"}}\ndata:{\"usage\":{}}\n"));
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "data:{\"usage\":{}}\ndata:{\"usage\":{\"prompt_tokens_details\":{\"cached_tokens\":7}}}\n"
+        );
+        assert_eq!((editor.take_skipped(), editor.held_bytes()), (1, 0));
     }
 
     #[test]

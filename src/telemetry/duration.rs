@@ -59,8 +59,14 @@ fn seconds(text: &str, bare: f64) -> Option<f64> {
 
 /// Digits with at most one point; not what else a float may look like (`1e3`, `inf`, `-1`).
 fn number(text: &str) -> Result<f64, ()> {
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    if plain { text.parse().map_err(|_| ()) } else { Err(()) }
+    let plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    if plain {
+        text.parse().map_err(|_| ())
+    } else {
+        Err(())
+    }
 }
 
 fn split(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {
@@ -87,7 +93,17 @@ mod tests {
             assert_eq!(micros(text), Some(want), "{text}");
         }
         for text in [
-            "", "s", "1x", "-1s", "1s2", "1 s", ".", "1e3", "inf", "1..2s", "99999999999999h",
+            "",
+            "s",
+            "1x",
+            "-1s",
+            "1s2",
+            "1 s",
+            ".",
+            "1e3",
+            "inf",
+            "1..2s",
+            "99999999999999h",
         ] {
             assert_eq!(micros(text), None, "{text}");
         }

@@ -7,24 +7,42 @@
 use bytes::Bytes;
 use http::Response;
 
-use super::{Exchange, not_json};
+use super::{Exchange, decode_only, not_safe};
+use crate::openai::api::Api;
 use crate::openai::splice::{Error, Object};
-use crate::proxy::body::Body;
-use crate::proxy::legs::{Legs, Prefill};
-use crate::proxy::metrics::Fallback;
+use crate::proxy::body::{Body, Edited};
+use crate::proxy::heavy;
+use crate::proxy::legs::Legs;
+use crate::proxy::legs::prefill::Prefill;
 use crate::proxy::params::{self, KV_TRANSFER_PARAMS};
-use crate::proxy::route::Api;
+use crate::proxy::reason::Fallback;
 use crate::proxy::usage;
 
 /// What makes the prefill engine keep its blocks for another one. vLLM's NIXL connector wants
 /// every field, null or not.
 const REMOTE_DECODE: &str = r#"{"do_remote_decode":true,"do_remote_prefill":false,"remote_engine_id":null,"remote_block_ids":null,"remote_host":null,"remote_port":null}"#;
 
+/// Members that ask for more than the KV cache of a prompt: more samples, log probabilities,
+/// the prompt's text or tokens again, a least number of tokens, a stream, an answer later.
+const NOT_FOR_PREFILL: &[&str] = &[
+    "stream_options",
+    "min_tokens",
+    "best_of",
+    "use_beam_search",
+    "logprobs",
+    "top_logprobs",
+    "prompt_logprobs",
+    "echo",
+    "return_token_ids",
+    "include",
+    "background",
+];
+
 /// What the decode leg needs of a prefill's answer.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub struct Answer {
     /// The KV transfer parameters, raw: an object, or none.
-    pub params: Option<String>,
+    pub params: Option<Bytes>,
     /// Prompt tokens the prefill engine had in its cache.
     pub cached_tokens: Option<u64>,
 }
@@ -38,11 +56,15 @@ pub async fn serve(legs: &Legs, exchange: Exchange) -> Response<Body> {
         targets,
     } = exchange;
     head.identify();
-    let prefill = match prefill_body(api, &body) {
-        Ok(prefill) => Bytes::from(prefill),
-        Err(error) => return not_json(legs, &error),
+    let client = body.clone();
+    let edit = move || {
+        prefill_body(api, &client).map(|object| Edited::of(&client, |each| object.pieces(each)))
     };
-    let read = |bytes: &[u8]| read_answer(api, bytes).ok();
+    let Ok(prefill) = heavy::run(body.len(), edit).await else {
+        legs.fell_back(&head, Fallback::NotEditable);
+        return decode_only(legs, &head, body).await;
+    };
+    let read = |bytes: &Bytes| read_answer(api, bytes).ok();
     let answer = match legs.prefill(&targets, &head, &prefill, read).await {
         Prefill::Done(answer) => {
             if answer.params.is_none() {
@@ -50,81 +72,101 @@ pub async fn serve(legs: &Legs, exchange: Exchange) -> Response<Body> {
             }
             answer
         }
-        Prefill::Answer(response) => return *response,
+        Prefill::Forbidden(response) => return *response,
         Prefill::Failed => Answer::default(),
     };
-    let (decode, stripped) = match decode_body(&body, answer.params.as_deref()) {
-        Ok(edited) => edited,
-        Err(error) => return not_json(legs, &error),
+    drop(prefill);
+    let Some(params) = answer.params else {
+        return decode_only(legs, &head, body).await;
     };
-    if stripped {
-        legs.metrics().stripped();
+    let bytes = body.len();
+    let edit = move || {
+        let (object, stripped) = decode_body(&body, &params)?;
+        Ok((Edited::of(&body, |each| object.pieces(each)), stripped))
+    };
+    match heavy::run(bytes, edit).await {
+        Ok((decode, stripped)) => {
+            if stripped {
+                legs.metrics().stripped();
+            }
+            legs.decode(&head, decode, answer.cached_tokens).await
+        }
+        Err(error) => not_safe(legs, &head, &error),
     }
-    // Without a transfer the decode engine's own count is the true one.
-    let cached = answer.params.and(answer.cached_tokens);
-    let cached = cached.map(|count| (api, count));
-    legs.decode(&head, decode, cached).await
 }
 
 /// The client's body -> the prefill engine's: compute the prompt, make one token, keep the
-/// blocks for another engine.
+/// blocks for another engine. Everything that shapes the prompt stays.
 ///
 /// # Errors
 /// When it is no JSON object, or `sampling_params` is none.
-pub fn prefill_body(api: Api, body: &[u8]) -> Result<Vec<u8>, Error> {
+pub fn prefill_body(api: Api, body: &[u8]) -> Result<Object<'_>, Error> {
     let mut object = Object::read(body)?;
     params::replace(&mut object, REMOTE_DECODE)?;
     object.set("stream", "false");
-    object.remove("stream_options");
+    for key in NOT_FOR_PREFILL {
+        object.remove(key);
+    }
+    // One sample is the default: only another number has to be said.
+    if object.get("n").is_some() {
+        object.set("n", "1");
+    }
     match api {
         Api::Chat => {
             object.set("max_tokens", "1");
             object.set("max_completion_tokens", "1");
-            object.remove("min_tokens");
         }
-        Api::Completions | Api::Messages => {
-            object.set("max_tokens", "1");
-            object.remove("min_tokens");
+        Api::Responses => {
+            object.set("max_output_tokens", "1");
+            if object.get("store").is_some() {
+                object.set("store", "false");
+            }
         }
-        Api::Responses => object.set("max_output_tokens", "1"),
         Api::Generate => {
+            for key in NOT_FOR_PREFILL {
+                object.remove_in(&["sampling_params", key])?;
+            }
+            if object.get_in(&["sampling_params", "n"]).is_some() {
+                object.set_in(&["sampling_params", "n"], "1")?;
+            }
             object.set_in(&["sampling_params", "max_tokens"], "1")?;
-            object.remove_in(&["sampling_params", "min_tokens"])?;
         }
+        _ => object.set("max_tokens", "1"),
     }
-    Ok(object.to_string().into_bytes())
+    Ok(object)
 }
 
 /// The prefill engine's answer -> what the decode leg needs of it.
 ///
 /// # Errors
 /// When it is no JSON object.
-pub fn read_answer(api: Api, bytes: &[u8]) -> Result<Answer, Error> {
+pub fn read_answer(api: Api, bytes: &Bytes) -> Result<Answer, Error> {
     let object = Object::read(bytes)?;
     let params = object.get(KV_TRANSFER_PARAMS);
     let cached = usage::cached_tokens_path(api).and_then(|path| object.get_in(path));
     Ok(Answer {
         params: params
-            .filter(|params| params.starts_with('{'))
-            .map(str::to_owned),
+            .filter(|params| serde_json::from_str::<Params>(params).is_ok())
+            .map(|params| bytes.slice_ref(params.as_bytes())),
         cached_tokens: cached.and_then(|count| count.parse().ok()),
     })
 }
+
+/// An object of whatever it holds: what another machine sent goes into a request to the engine
+/// only where it is JSON, to its end.
+type Params<'a> =
+    std::collections::HashMap<std::borrow::Cow<'a, str>, &'a serde_json::value::RawValue>;
 
 /// The client's body -> the decode engine's: only the KV transfer parameters differ. True
 /// when the client had set some.
 ///
 /// # Errors
 /// When it is no JSON object.
-pub fn decode_body(body: &Bytes, params: Option<&str>) -> Result<(Bytes, bool), Error> {
-    let Some(params) = params else {
-        let less = params::strip(body)?;
-        let stripped = less.is_some();
-        return Ok((less.map_or_else(|| body.clone(), Bytes::from), stripped));
-    };
+pub fn decode_body<'a>(body: &'a [u8], params: &[u8]) -> Result<(Object<'a>, bool), Error> {
     let mut object = Object::read(body)?;
-    let stripped = params::replace(&mut object, params)?;
-    Ok((object.to_string().into(), stripped))
+    let text = std::str::from_utf8(params).map_err(|_| Error::NotAnObject)?;
+    let stripped = params::replace(&mut object, text)?;
+    Ok((object, stripped))
 }
 
 #[cfg(test)]
@@ -132,7 +174,7 @@ mod tests {
     use super::*;
 
     fn prefill(api: Api, body: &str) -> String {
-        String::from_utf8(prefill_body(api, body.as_bytes()).unwrap()).unwrap()
+        prefill_body(api, body.as_bytes()).unwrap().to_string()
     }
 
     #[test]
@@ -168,11 +210,40 @@ mod tests {
             ),
             format!(r#"{{"sampling_params":{{"seed":1,"max_tokens":1}},{kv},"stream":false}}"#)
         );
+        let sampling = r#"{"n":1,"best_of":1,"logprobs":3,"prompt_logprobs":0,"temperature":0}"#;
+        assert_eq!(
+            prefill(
+                Api::Generate,
+                &format!("{{\"sampling_params\":{sampling}}}")
+            ),
+            format!(
+                r#"{{"sampling_params":{{"n":1,"temperature":0,"max_tokens":1}},{kv},"stream":false}}"#
+            )
+        );
         assert_eq!(
             prefill(Api::Generate, r#"{"token_ids":[1]}"#),
             format!(
                 r#"{{"token_ids":[1],{kv},"stream":false,"sampling_params":{{"max_tokens":1}}}}"#
             )
+        );
+    }
+
+    #[test]
+    fn a_prefill_asks_for_nothing_but_the_prompt() {
+        let kv = format!("\"kv_transfer_params\":{REMOTE_DECODE}");
+        let greedy = r#"{"n":1,"best_of":1,"logprobs":true,"top_logprobs":5,"prompt_logprobs":0,"echo":false,"use_beam_search":false,"return_token_ids":true,"tools":[{"x":1}],"tool_choice":"auto","lo\u0067probs":1}"#;
+        assert_eq!(
+            prefill(Api::Completions, greedy),
+            format!(
+                r#"{{"n":1,"tools":[{{"x":1}}],"tool_choice":"auto",{kv},"stream":false,"max_tokens":1}}"#
+            )
+        );
+        assert_eq!(
+            prefill(
+                Api::Responses,
+                r#"{"background":true,"store":true,"include":["message.output_text.logprobs"],"top_logprobs":3}"#
+            ),
+            format!(r#"{{"store":false,{kv},"stream":false,"max_output_tokens":1}}"#)
         );
     }
 
@@ -184,13 +255,15 @@ mod tests {
 
     #[test]
     fn of_an_answer_only_an_object_counts() {
-        let read = |text: &str| read_answer(Api::Chat, text.as_bytes()).unwrap();
+        let read = |text: &'static str| read_answer(Api::Chat, &Bytes::from(text)).unwrap();
         assert_eq!(
             read(
                 r#"{"kv_transfer_params":{"remote_block_ids":[18446744073709551616]},"usage":{"prompt_tokens_details":{"cached_tokens":12}}}"#
             ),
             Answer {
-                params: Some(r#"{"remote_block_ids":[18446744073709551616]}"#.to_owned()),
+                params: Some(Bytes::from(
+                    r#"{"remote_block_ids":[18446744073709551616]}"#
+                )),
                 cached_tokens: Some(12),
             }
         );
@@ -198,9 +271,12 @@ mod tests {
             "{}",
             r#"{"kv_transfer_params":null}"#,
             r#"{"kv_transfer_params":[1]}"#,
+            r#"{"kv_transfer_params":{"a":1,}}"#,
+            r#"{"kv_transfer_params":{"a":NaN}}"#,
+            r#"{"kv_transfer_params":{"a":"\u00"}}"#,
         ] {
             assert_eq!(read(text), Answer::default(), "{text}");
         }
-        assert!(read_answer(Api::Chat, b"ok").is_err());
+        assert!(read_answer(Api::Chat, &Bytes::from("ok")).is_err());
     }
 }

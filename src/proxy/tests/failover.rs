@@ -3,8 +3,7 @@
 use super::*;
 
 const PREFILLED: &str = r#"{"kv_transfer_params":{"remote_engine_id":"e"}}"#;
-const DECODED: &str = r#"{"a":1,"kv_transfer_params":{"remote_engine_id":"e"}}"#;
-const BODY: &str = r#"{"a":1}"#;
+const DECODED: &str = r#"{"messages":[{"role":"user","content":"hi"}],"kv_transfer_params":{"remote_engine_id":"e"}}"#;
 
 /// With only this prefill endpoint, the decode engine gets the client's bytes as they are.
 async fn falls_back(prefiller: SocketAddr, reason: &str, limits: Limits) {
@@ -27,24 +26,67 @@ async fn falls_back(prefiller: SocketAddr, reason: &str, limits: Limits) {
 #[tokio::test]
 async fn a_prefill_endpoint_that_fails_leaves_the_prompt_to_the_decode_engine() {
     let limits = Limits::default;
-    let error = Backend::json(500, "{}").await;
-    falls_back(error.address, "server_error", limits()).await;
-    assert_eq!(error.all().len(), 1);
     falls_back(nobody().await, "unreachable", limits()).await;
-    for text in ["garbage", "[1]", ""] {
+    for text in ["garbage", "[1]", "", "{\"kv_transfer_params\":{}"] {
         let garbage = Backend::json(200, text).await;
         falls_back(garbage.address, "broken_answer", limits()).await;
     }
-    let redirect = Backend::json(307, "{}").await;
-    falls_back(redirect.address, "server_error", limits()).await;
     for text in [
         "{}",
         r#"{"kv_transfer_params":null}"#,
         r#"{"kv_transfer_params":"x"}"#,
+        r#"{"kv_transfer_params":{"a":NaN}}"#,
     ] {
         let silent = Backend::json(200, text).await;
         falls_back(silent.address, "no_params", limits()).await;
     }
+}
+
+#[tokio::test]
+async fn no_status_of_a_prefill_endpoint_blames_the_request() {
+    for (status, reason) in [
+        (307, "unexpected_status"),
+        (400, "client_error"),
+        (401, "unauthorized"),
+        (403, "unauthorized"),
+        (404, "not_found"),
+        (408, "timeout"),
+        (413, "client_error"),
+        (415, "client_error"),
+        (422, "client_error"),
+        (429, "busy"),
+        (499, "client_error"),
+        (500, "server_error"),
+        (503, "server_error"),
+        (599, "server_error"),
+    ] {
+        let error = Backend::json(status, r#"{"error":{"message":"prefill says no"}}"#).await;
+        falls_back(error.address, reason, Limits::default()).await;
+        assert_eq!(error.all().len(), 1, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn blame_is_the_decode_engine_s_to_give() {
+    let engine = Backend::new(|_| {
+        let mut response = json(400, r#"{"error":{"message":"decode says no"}}"#);
+        let value = http::HeaderValue::from_static("decode");
+        response.headers_mut().insert("x-why", value);
+        response
+    });
+    let (engine, one) = (engine.await, Backend::json(400, r#"{"secret":1}"#).await);
+    let two = Backend::json(429, r#"{"secret":2}"#).await;
+    let sidecar = sidecar(engine.address).await;
+    let answer = sidecar
+        .chat(&format!("{},{}", one.address, two.address), BODY)
+        .await;
+    assert_eq!((answer.status, answer.header("x-why")), (400, "decode"));
+    assert_eq!(answer.body, r#"{"error":{"message":"decode says no"}}"#);
+    // Each was asked once, the decode engine too.
+    assert_eq!(
+        (one.all().len(), two.all().len(), engine.all().len()),
+        (1, 1, 1)
+    );
 }
 
 #[tokio::test]
@@ -89,8 +131,9 @@ async fn the_next_endpoint_is_asked_when_one_fails() {
     let engine = Backend::json(200, "done").await;
     let error = Backend::json(503, "{}").await;
     let good = Backend::json(200, PREFILLED).await;
+    let nobody = nobody().await;
     let sidecar = sidecar(engine.address).await;
-    let named = format!("{}, {},{}", nobody().await, error.address, good.address);
+    let named = format!("{nobody}, {},{}", error.address, good.address);
     let answer = sidecar.chat(&named, BODY).await;
     assert_eq!(answer.status, 200);
     assert_eq!(engine.only().text(), DECODED);
@@ -132,24 +175,6 @@ async fn an_endpoint_that_may_work_later_is_asked_again_when_told_so() {
 }
 
 #[tokio::test]
-async fn a_request_at_fault_is_told_so_by_the_prefill_endpoint() {
-    let engine = Backend::json(200, "done").await;
-    let refuses = Backend::new(|_| {
-        let mut response = json(400, r#"{"error":{"message":"too long"}}"#);
-        let value = http::HeaderValue::from_static("yes");
-        response.headers_mut().insert("x-why", value);
-        response
-    });
-    let refuses = refuses.await;
-    let sidecar = sidecar(engine.address).await;
-    let answer = sidecar.chat(&refuses.address.to_string(), BODY).await;
-    assert_eq!(answer.status, 400);
-    assert_eq!(answer.body, r#"{"error":{"message":"too long"}}"#);
-    assert_eq!(answer.headers["x-why"], "yes");
-    assert_eq!(engine.all().len(), 0);
-}
-
-#[tokio::test]
 async fn an_empty_or_unreadable_header_means_decode_only() {
     let engine = Backend::json(200, "done").await;
     let sidecar = sidecar(engine.address).await;
@@ -167,7 +192,10 @@ async fn a_connector_that_is_not_built_in_leaves_prompts_to_the_decode_engine() 
     let engine = Backend::json(200, "done").await;
     let prefiller = Backend::json(200, PREFILLED).await;
     let setup = Setup {
-        connector: Connector::Sglang,
+        behaviour: Behaviour {
+            connector: Connector::Sglang,
+            ..setup(engine.address).behaviour
+        },
         ..setup(engine.address)
     };
     let sidecar = setup.start().await;

@@ -16,27 +16,32 @@ async fn each_api_caps_the_prefill_and_leaves_the_decode_as_the_client_wrote_it(
     let cases = [
         (
             CHAT,
-            r#"{"seed":9007199254740993, "max_tokens" : 50,"stream":false,"min_tokens":2,"model":"m","b":1,"a":2}"#,
-            r#"{"seed":9007199254740993, "max_tokens" : 1,"stream":false,"model":"m","b":1,"a":2,KV,"max_completion_tokens":1}"#,
+            r#"{"seed":9007199254740993, "max_tokens" : 50,"stream":false,"min_tokens":2,"messages":[{"content":"x"}],"b":1,"a":2}"#,
+            r#"{"seed":9007199254740993, "max_tokens" : 1,"stream":false,"messages":[{"content":"x"}],"b":1,"a":2,KV,"max_completion_tokens":1}"#,
         ),
         (
             CHAT,
-            "{\"model\":\"m\"}\n",
-            "{\"model\":\"m\",KV,\"stream\":false,\"max_tokens\":1,\"max_completion_tokens\":1}\n",
+            "{\"messages\":[{\"content\":\"x\"}],\"temperature\":NaN}\n",
+            "{\"messages\":[{\"content\":\"x\"}],\"temperature\":NaN,KV,\"stream\":false,\"max_tokens\":1,\"max_completion_tokens\":1}\n",
+        ),
+        (
+            CHAT,
+            r#"{"messages":[{"content":"x"}],"n":1,"logprobs":true,"top_logprobs":5,"tools":[1],"stream_options":{}}"#,
+            r#"{"messages":[{"content":"x"}],"n":1,"tools":[1],KV,"stream":false,"max_tokens":1,"max_completion_tokens":1}"#,
         ),
         (
             "/v1/completions",
-            r#"{"logit_bias":{"18446744073709551616":-1e-7},"stream":true,"stream_options":{"include_usage":true}}"#,
-            r#"{"logit_bias":{"18446744073709551616":-1e-7},"stream":false,KV,"max_tokens":1}"#,
+            r#"{"prompt":"x","logit_bias":{"18446744073709551616":-1e-7},"stream":true,"stream_options":{"include_usage":true},"best_of":1,"logprobs":2}"#,
+            r#"{"prompt":"x","logit_bias":{"18446744073709551616":-1e-7},"stream":false,KV,"max_tokens":1}"#,
         ),
         (
             "/v1/messages",
-            r#"{"max_tokens":1024,"messages":[]}"#,
-            r#"{"max_tokens":1,"messages":[],KV,"stream":false}"#,
+            r#"{"max_tokens":1024,"messages":[{"content":"x"}]}"#,
+            r#"{"max_tokens":1,"messages":[{"content":"x"}],KV,"stream":false}"#,
         ),
         (
             "/v1/responses",
-            r#"{"max_output_tokens":9,"input":"x"}"#,
+            r#"{"max_output_tokens":9,"input":"x","top_logprobs":3}"#,
             r#"{"max_output_tokens":1,"input":"x",KV,"stream":false}"#,
         ),
         (
@@ -46,8 +51,8 @@ async fn each_api_caps_the_prefill_and_leaves_the_decode_as_the_client_wrote_it(
         ),
         (
             "/inference/v1/generate",
-            r#"{"token_ids":[1,2],"sampling_params":{"max_tokens":9,"min_tokens":3,"seed":1}}"#,
-            r#"{"token_ids":[1,2],"sampling_params":{"max_tokens":1,"seed":1},KV,"stream":false}"#,
+            r#"{"token_ids":[1,2],"sampling_params":{"max_tokens":9,"min_tokens":3,"seed":1,"n":1,"logprobs":1}}"#,
+            r#"{"token_ids":[1,2],"sampling_params":{"max_tokens":1,"seed":1,"n":1},KV,"stream":false}"#,
         ),
         (
             "/inference/v1/generate",
@@ -80,18 +85,149 @@ async fn each_api_caps_the_prefill_and_leaves_the_decode_as_the_client_wrote_it(
             "{path}"
         );
         for got in [&prefill, &decode] {
-            assert_eq!(
-                (got.path.as_str(), got.header("authorization")),
-                (path, Some("k"))
-            );
+            assert_eq!(got.path, path);
             assert_eq!(got.header(contract::HEADER_PREFILLER), None);
         }
+        assert_eq!(decode.header("authorization"), Some("k"));
         let id = prefill.header(contract::HEADER_REQUEST_ID).unwrap();
         assert!(uuid::Uuid::parse_str(id).is_ok(), "{id}");
         assert_eq!(decode.header(contract::HEADER_REQUEST_ID), Some(id));
         assert_eq!(prefill.header("host"), Some(named.as_str()));
         assert_eq!(sidecar.count("prefill_seconds_count"), 1);
     }
+}
+
+#[tokio::test]
+async fn what_one_transfer_cannot_serve_goes_to_the_decode_engine_alone() {
+    let (engine, prefiller) = (
+        Backend::json(200, "{}").await,
+        Backend::json(200, PREFILLED).await,
+    );
+    let sidecar = sidecar(engine.address).await;
+    let named = prefiller.address.to_string();
+    let cases = [
+        ("/v1/completions", r#"{"prompt":["a","b"]}"#, "many-prompts"),
+        ("/v1/completions", r#"{"prompt":[[1],[2]]}"#, "many-prompts"),
+        ("/v1/completions", r#"{"prompt":"a","n":2}"#, "many-samples"),
+        (
+            "/v1/completions",
+            r#"{"prompt":"a","echo":true,"logprobs":1}"#,
+            "echo",
+        ),
+        (
+            CHAT,
+            r#"{"messages":[{"content":"x"}],"n":"3"}"#,
+            "many-samples",
+        ),
+        (
+            CHAT,
+            r#"{"messages":[{"content":"x"}],"prompt_logprobs":0}"#,
+            "prompt-logprobs",
+        ),
+        (CHAT, "{}", "no-prompt"),
+        (CHAT, "[1]", "unreadable"),
+        (CHAT, "{\"messages\":[{}]", "unreadable"),
+        (
+            "/inference/v1/generate",
+            r#"{"token_ids":[1],"sampling_params":{"n":2}}"#,
+            "many-samples",
+        ),
+    ];
+    for (path, body, reason) in cases {
+        let count = format!("prefill_ineligible_total{{reason=\"{reason}\"}}");
+        let before = sidecar.count(&count);
+        let headers = [(contract::HEADER_PREFILLER, named.as_str())];
+        assert_eq!(
+            sidecar.post(path, &headers, body).await.status,
+            200,
+            "{body}"
+        );
+        let got = engine.all().pop().unwrap();
+        assert_eq!((got.text(), got.path.as_str()), (body, path));
+        assert_eq!(sidecar.count(&count), before + 1, "{body}");
+    }
+    // No tokens are made there, so there is nothing to prefill for.
+    let headers = [(contract::HEADER_PREFILLER, named.as_str())];
+    sidecar
+        .post("/v1/embeddings", &headers, r#"{"input":"x"}"#)
+        .await;
+    assert_eq!(engine.all().len(), cases.len() + 1);
+    assert_eq!(prefiller.all().len(), 0);
+}
+
+#[tokio::test]
+async fn a_prefill_leg_carries_the_operator_s_key_and_nothing_of_the_client() {
+    let (engine, prefiller) = (
+        Backend::json(200, "{}").await,
+        Backend::json(200, PREFILLED).await,
+    );
+    let named = prefiller.address.to_string();
+    let headers = [
+        (contract::HEADER_PREFILLER, named.as_str()),
+        ("authorization", "Bearer client"),
+        ("cookie", "c=1"),
+        ("x-api-key", "k"),
+        ("traceparent", "00-1-2-3"),
+        ("tracestate", "a=b"),
+        ("accept", "text/event-stream"),
+        ("x-request-id", "r"),
+    ];
+    let keyless = sidecar(engine.address).await;
+    let keyed = Setup {
+        key: Key::fixed("operator").unwrap(),
+        ..setup(engine.address)
+    };
+    let keyed = keyed.start().await;
+    for (sidecar, key) in [(keyless, None), (keyed, Some("Bearer operator"))] {
+        assert_eq!(sidecar.post(CHAT, &headers, BODY).await.status, 200);
+        let got = prefiller.all().pop().unwrap();
+        assert_eq!(got.header("authorization"), key);
+        assert_eq!(got.header("traceparent"), Some("00-1-2-3"));
+        assert_eq!(got.header("accept"), Some("application/json"));
+        let known = [
+            "accept",
+            "authorization",
+            "content-length",
+            "content-type",
+            "host",
+            "traceparent",
+            "tracestate",
+            "x-request-id",
+        ];
+        for name in got.headers.keys() {
+            assert!(known.contains(&name.as_str()), "{name}");
+        }
+        // The engine in this pod is the client's: it gets all of it.
+        let decode = engine.all().pop().unwrap();
+        assert_eq!(decode.header("authorization"), Some("Bearer client"));
+        assert_eq!(
+            (decode.header("cookie"), decode.header("x-api-key")),
+            (Some("c=1"), Some("k"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_large_body_is_edited_byte_for_byte() {
+    let (engine, prefiller) = (
+        Backend::json(200, "{}").await,
+        Backend::json(200, PREFILLED).await,
+    );
+    let sidecar = sidecar(engine.address).await;
+    let text = "né\\n ".repeat(200_000);
+    let body = format!(
+        "{{\"messages\":[{{\"content\":\"{text}\"}}],\"kv_transfer_params\":7, \"seed\":1}}"
+    );
+    assert_eq!(
+        sidecar
+            .chat(&prefiller.address.to_string(), &body)
+            .await
+            .status,
+        200
+    );
+    assert!(engine.only().text() == body.replace(":7,", &format!(":{PARAMS},")));
+    assert!(prefiller.only().text().starts_with(&body[..text.len()]));
+    assert_eq!(sidecar.budget.used(), 0);
 }
 
 #[tokio::test]
@@ -106,7 +242,7 @@ async fn the_clients_request_id_is_kept_on_both_legs() {
         (contract::HEADER_PREFILLER_URL, url.as_str()),
         (contract::HEADER_REQUEST_ID, "mine"),
     ];
-    assert_eq!(sidecar.post(CHAT, &headers, "{}").await.status, 200);
+    assert_eq!(sidecar.post(CHAT, &headers, BODY).await.status, 200);
     for got in [prefiller.only(), engine.only()] {
         assert_eq!(got.header(contract::HEADER_REQUEST_ID), Some("mine"));
         assert_eq!(got.header(contract::HEADER_PREFILLER_URL), None);
@@ -121,7 +257,7 @@ async fn cached_tokens_are_those_of_the_prefill() {
     );
     let (engine, prefiller) = (engine.await, Backend::json(200, PREFILLED).await);
     let sidecar = sidecar(engine.address).await;
-    let answer = sidecar.chat(&prefiller.address.to_string(), "{}").await;
+    let answer = sidecar.chat(&prefiller.address.to_string(), BODY).await;
     assert_eq!(
         answer.body,
         r#"{"usage": {"prompt_tokens":20,"prompt_tokens_details":{"cached_tokens":16}}, "seed":9007199254740993}"#
@@ -151,11 +287,11 @@ async fn an_answer_is_untouched_where_the_prefill_counted_nothing_or_it_is_compr
     let counts = Backend::json(200, PREFILLED).await;
     let silent = Backend::json(200, r#"{"kv_transfer_params":{}}"#).await;
     let sidecar = sidecar(engine.address).await;
-    let answer = sidecar.chat(&silent.address.to_string(), "{}").await;
+    let answer = sidecar.chat(&silent.address.to_string(), BODY).await;
     assert_eq!(answer.body, ANSWER);
     assert!(answer.headers.contains_key("content-length"));
     let counts = counts.address.to_string();
-    let answer = sidecar.chat(&counts, r#"{"squeeze":1}"#).await;
+    let answer = sidecar.chat(&counts, &BODY.replace("hi", "squeeze")).await;
     assert_eq!(answer.body, ANSWER);
 }
 
@@ -178,7 +314,7 @@ async fn a_stream_flows_line_by_line_and_its_usage_is_corrected() {
     let sidecar = sidecar(engine.address).await;
     let named = prefiller.address.to_string();
     let headers = [(contract::HEADER_PREFILLER, named.as_str())];
-    let request = post(sidecar.address, CHAT, &headers, r#"{"stream":true}"#);
+    let request = post(sidecar.address, CHAT, &headers, BODY);
 
     chunks
         .unbounded_send("data: {\"n\":1}\n\ndata: {\"us")
@@ -201,7 +337,7 @@ async fn a_stream_flows_line_by_line_and_its_usage_is_corrected() {
     );
     assert_eq!(
         engine.only().text(),
-        format!("{{\"stream\":true,\"kv_transfer_params\":{PARAMS}}}")
+        BODY.replace("}]}", &format!("}}],\"kv_transfer_params\":{PARAMS}}}"))
     );
 }
 
@@ -213,14 +349,17 @@ async fn many_endpoints_are_begun_with_in_turn_when_sampling() {
     );
     let engine = Backend::json(200, "{}").await;
     let setup = Setup {
-        sampling: true,
+        behaviour: Behaviour {
+            sampling: true,
+            ..setup(engine.address).behaviour
+        },
         ..setup(engine.address)
     };
     let sidecar = setup.start().await;
     let named = format!("{},{}", one.address, two.address);
     let mut requests = 0;
     while one.all().is_empty() || two.all().is_empty() {
-        sidecar.chat(&named, "{}").await;
+        sidecar.chat(&named, BODY).await;
         requests += 1;
         assert!(
             requests < 100,
@@ -239,7 +378,8 @@ async fn until_closed(mut stream: TcpStream, told: Arc<tokio::sync::Notify>) {
 async fn leaving_client(sidecar: &Sidecar, prefiller: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(sidecar.address).await.unwrap();
     let request = format!(
-        "POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-prefiller-host-port: {prefiller}\r\ncontent-length: 2\r\n\r\n{{}}"
+        "POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-prefiller-host-port: {prefiller}\r\ncontent-length: {}\r\n\r\n{BODY}",
+        BODY.len()
     );
     stream.write_all(request.as_bytes()).await.unwrap();
     stream
