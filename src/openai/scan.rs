@@ -17,6 +17,8 @@ use memchr::{memchr, memchr_iter, memchr2};
 const MARK: &[u8] = b"\xef\xbb\xbf";
 /// Bytes looked at together where nothing happens: long lists of numbers.
 const CHUNK: usize = 32;
+/// Bytes counted together: with the rest of an escape, their count fits into one.
+const COUNTED: usize = 240;
 
 /// One value as it stands in the text.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -517,15 +519,45 @@ fn hex(escape: &[u8]) -> Option<u32> {
 /// Characters of UTF-8 text with JSON's escapes.
 pub fn count_chars(raw: &[u8]) -> usize {
     work::looked_at(2 * raw.len());
-    // So many bytes that their count fits into one, and many are counted together.
-    let starts = raw.chunks(usize::from(u8::MAX)).map(|chunk| {
-        let starts = chunk.iter().map(|byte| u8::from(byte & 0xc0 != 0x80));
-        usize::from(starts.sum::<u8>())
-    });
-    let starts: usize = starts.sum();
-    let mut more = 0;
-    let mut behind = 0;
-    for at in memchr_iter(b'\\', raw) {
+    let mut chars = 0;
+    let mut at = 0;
+    while let Some(rest) = raw.get(at..).filter(|rest| !rest.is_empty()) {
+        let mut end = at + rest.len().min(COUNTED);
+        let (starts, escapes, odd) = tally(&raw[at..end], &raw[at + 1..]);
+        if odd {
+            let (less, behind) = escaped(raw, at, end);
+            end = end.max(behind).min(raw.len());
+            let (starts, ..) = tally(&raw[at..end], &[]);
+            chars += starts.saturating_sub(less);
+        } else {
+            // Two bytes for one character each.
+            chars += starts - escapes;
+        }
+        at = end;
+    }
+    chars
+}
+
+/// Counts of a few bytes: those that begin a character and those that begin an escape, and
+/// whether there is an escape that is longer or hides another. No branch, so that many bytes
+/// are counted together.
+fn tally(bytes: &[u8], next: &[u8]) -> (usize, usize, bool) {
+    let (mut starts, mut escapes, mut odd) = (0_u8, 0_u8, false);
+    for byte in bytes {
+        starts += u8::from(byte & 0xc0 != 0x80);
+        escapes += u8::from(*byte == b'\\');
+    }
+    for (byte, next) in bytes.iter().zip(next) {
+        odd |= *byte == b'\\' && (*next == b'\\' || *next == b'u');
+    }
+    (usize::from(starts), usize::from(escapes), odd)
+}
+
+/// Bytes of the escapes that begin in a range less one for each character, and the offset
+/// behind the last escape.
+fn escaped(raw: &[u8], start: usize, end: usize) -> (usize, usize) {
+    let (mut less, mut behind) = (0, start);
+    for at in memchr_iter(b'\\', &raw[start..end]).map(|at| start + at) {
         // The second of two that mean one.
         if at < behind {
             continue;
@@ -533,16 +565,16 @@ pub fn count_chars(raw: &[u8]) -> usize {
         let length = match &raw[at + 1..] {
             // The second half of a character.
             [b'u', b'd' | b'D', b'c'..=b'f' | b'C'..=b'F', ..] => {
-                more += 1;
+                less += 1;
                 6
             }
             [b'u', ..] => 6,
             _ => 2,
         };
-        more += length - 1;
+        less += length - 1;
         behind = at + length;
     }
-    starts.saturating_sub(more)
+    (less, behind)
 }
 
 /// Bytes looked at, counted in tests only: that no text costs more than its length is a

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{Fields, lenient, member, whole};
 use crate::openai::api::Api;
-use crate::openai::scan::{Elements, Raw, count_chars, work};
+use crate::openai::scan::{Elements, Raw, blanks_end, count_chars, work};
 
 /// Most tokens read of a prompt: more than any engine's context holds.
 pub const MAX_PROMPT_TOKENS: usize = 4 << 20;
@@ -178,30 +178,36 @@ fn tokens(list: Raw<'_>) -> Option<Vec<u32>> {
 
 /// Token ids in a list of plain numbers below 10^9, which nearly every list of them is.
 fn plain_tokens(list: &[u8]) -> Option<Vec<u32>> {
-    let mut rest = list.strip_prefix(b"[")?;
+    let mut at = blanks_end(list, list.starts_with(b"[").then_some(1)?);
     // The most there can be where each has three digits; more make it grow.
-    let mut ids = Vec::with_capacity((rest.len() / 4).min(MAX_PROMPT_TOKENS));
-    work::looked_at(rest.len());
+    let mut ids = Vec::with_capacity((list.len() / 4).min(MAX_PROMPT_TOKENS));
+    work::looked_at(list.len());
     while ids.len() < MAX_PROMPT_TOKENS {
-        rest = rest.trim_ascii_start();
-        let mut id = 0;
-        let mut digits = 0;
-        while let Some(digit @ b'0'..=b'9') = rest.get(digits)
-            && digits < 9
+        let (begin, mut id) = (at, 0);
+        while let Some(digit @ b'0'..=b'9') = list.get(at)
+            && at < begin + 9
         {
             id = id * 10 + u32::from(digit - b'0');
-            digits += 1;
+            at += 1;
         }
-        rest = rest.get(digits..)?.trim_ascii_start();
-        let (end, behind) = rest.split_first()?;
-        if digits == 0 || !matches!(end, b',' | b']') {
+        if at == begin {
             return None;
         }
-        ids.push(id);
-        if *end == b']' {
-            break;
+        if !matches!(list.get(at), Some(b',' | b']')) {
+            at = blanks_end(list, at);
         }
-        rest = behind;
+        match list.get(at) {
+            Some(b',') => ids.push(id),
+            Some(b']') => {
+                ids.push(id);
+                break;
+            }
+            _ => return None,
+        }
+        at += 1;
+        if !matches!(list.get(at), Some(b'0'..=b'9')) {
+            at = blanks_end(list, at);
+        }
     }
     Some(ids)
 }

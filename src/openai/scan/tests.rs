@@ -224,6 +224,21 @@ proptest! {
     }
 
     #[test]
+    fn characters_are_counted_as_they_are_read(
+        pieces in prop::collection::vec(
+            prop_oneof![
+                Just("\\n"), Just("\\\\"), Just("\\u00e9"), Just("\\ud83d\\ude00"),
+                Just("é"), Just("😀"), Just("plain text"), Just("\\\\\\\""),
+            ],
+            0..150,
+        ),
+    ) {
+        let text = format!("{{\"\":\"{}\"}}", pieces.concat());
+        let value = value(&text);
+        prop_assert_eq!(value.text_chars(), Some(value.text().unwrap().chars().count()));
+    }
+
+    #[test]
     fn of_duplicates_the_last_one_counts(texts in prop::collection::vec(("[a-c]", -9_i64..9), 0..9)) {
         let written: Vec<_> = texts.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
         let text = format!("{{{}}}", written.join(","));
