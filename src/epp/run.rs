@@ -18,14 +18,14 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::authority::Readable;
-use super::cli::{self, Args};
+use super::cli::{self, Args, Command};
 use super::datastore::Datastore;
 use super::decisions::Decisions;
 use super::director::Director;
 use super::metrics::Metrics;
 use super::server::Server;
 use super::session::BodyMode;
-use super::{discover, gather};
+use super::{config, discover, gather};
 use crate::contract;
 use crate::scheduling::config::SchedulingConfig;
 use crate::telemetry::admin::{self, Readiness};
@@ -42,6 +42,9 @@ pub fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => error.exit(),
     };
+    if let Some(Command::Config { output }) = args.command {
+        return config::print(&args, &ignored, output);
+    }
     match start(&args, &ignored) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -59,7 +62,7 @@ fn start(args: &Args, ignored: &[String]) -> anyhow::Result<()> {
             "flag accepted for compatibility; it has no effect here"
         );
     }
-    let config = scheduling()?;
+    let config = config::start(args)?;
     // Only fails when a provider is already installed, which is the wish.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     tokio::runtime::Builder::new_multi_thread()
@@ -67,20 +70,6 @@ fn start(args: &Args, ignored: &[String]) -> anyhow::Result<()> {
         .build()
         .context("start the runtime")?
         .block_on(serve(args, config))
-}
-
-/// How requests are scheduled, with everything that does nothing said aloud.
-fn scheduling() -> anyhow::Result<SchedulingConfig> {
-    let env = std::env::vars().collect();
-    let (config, warnings) = SchedulingConfig::from_env(&env).map_err(|errors| {
-        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        anyhow::anyhow!("environment: {}", lines.join("; "))
-    })?;
-    for warning in warnings {
-        tracing::warn!(setting = %warning.at, "{}", warning.message);
-    }
-    tracing::info!(?config, "scheduling");
-    Ok(config)
 }
 
 async fn serve(args: &Args, scheduling: SchedulingConfig) -> anyhow::Result<()> {
