@@ -8,6 +8,7 @@
 
 mod authority;
 pub mod cli;
+mod config;
 pub mod datastore;
 pub mod decisions;
 pub mod director;

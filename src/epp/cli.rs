@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand, ValueEnum};
 
 use super::discover::{Source, Target};
 use crate::contract;
@@ -15,8 +15,6 @@ use crate::telemetry::logging::LogArgs;
 /// Upstream flags that have nothing to act on here; each takes a value.
 const IGNORED: &[&str] = &[
     "pool-group",
-    "config-file",
-    "config-text",
     "secure-serving",
     "enable-cert-reload",
     "tls-min-version",
@@ -58,8 +56,22 @@ const IGNORED: &[&str] = &[
 
 /// Picks the endpoint for each request a gateway asks about.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "epp", version, about)]
+#[command(name = "epp", version, about, args_override_self = true)]
 pub struct Args {
+    /// What to do; run where none is given.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// File with an EndpointPickerConfig, which counts in place of the scoring environment.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        conflicts_with = "config_text"
+    )]
+    pub config_file: Option<PathBuf>,
+    /// An EndpointPickerConfig itself.
+    #[arg(long, global = true, value_name = "YAML")]
+    pub config_text: Option<String>,
     /// InferencePool whose pods are picked from.
     #[arg(long, env = "POOL_NAME")]
     pub pool_name: Option<String>,
@@ -137,6 +149,28 @@ pub struct Args {
     pub log: LogArgs,
 }
 
+/// What to do in place of running.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Print how requests are scheduled, as an EndpointPickerConfig; warnings and errors go to
+    /// stderr.
+    Config {
+        /// In which form.
+        #[arg(long, value_enum, default_value_t)]
+        output: ConfigOutput,
+    },
+}
+
+/// A form of the printed configuration.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum ConfigOutput {
+    /// As people write it.
+    #[default]
+    Yaml,
+    /// As programs read it.
+    Json,
+}
+
 impl Args {
     /// Where endpoints come from. `default_namespace` is the pod's own.
     ///
@@ -173,7 +207,9 @@ impl Args {
                 namespace,
                 name: name.clone(),
             }),
-            None => anyhow::bail!("one of --pool-name, --endpoint-selector and --endpoints-file is needed"),
+            None => anyhow::bail!(
+                "one of --pool-name, --endpoint-selector and --endpoints-file is needed"
+            ),
         }
     }
 }

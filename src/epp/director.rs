@@ -9,12 +9,12 @@ use tokio::runtime::Handle;
 
 use super::datastore::{Datastore, Entry, InFlight, Snapshot};
 use super::decisions::{Considered, Decisions, Record};
-use super::knowledge::{Knowledge, PromptBlocks};
 use super::ext_proc::head::{BodyUse, Head};
 use super::ext_proc::held::Held;
 use super::ext_proc::mode::Body;
 use super::ext_proc::reply::{Refusal, Routed};
 use super::ext_proc::stream::Question;
+use super::knowledge::{Knowledge, PromptBlocks};
 use super::metrics::EppMetrics;
 use super::session_key::SessionKeys;
 use crate::openai::api::Api;
@@ -116,7 +116,9 @@ impl Director {
         let started = Instant::now();
         let read = self.read(question).await;
         let result = self.route(question.head, read);
-        let status = result.as_ref().map_or_else(|refusal| refusal.status, |_| 200);
+        let status = result
+            .as_ref()
+            .map_or_else(|refusal| refusal.status, |_| 200);
         self.metrics.decided(started.elapsed(), status);
         result
     }
@@ -144,12 +146,9 @@ impl Director {
         } = read;
         let endpoints = self.datastore.snapshot();
         let session = request.session;
-        let candidates = self.knowledge.candidates(
-            &endpoints,
-            &mut prompt.blocks,
-            session,
-            Instant::now(),
-        );
+        let candidates =
+            self.knowledge
+                .candidates(&endpoints, &mut prompt.blocks, session, Instant::now());
         let mut considered = Considered {
             pipeline: Arc::clone(&self.pipeline),
             request,

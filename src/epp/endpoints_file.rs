@@ -175,11 +175,17 @@ mod tests {
         )
         .unwrap();
         assert_eq!(read.len(), 2);
-        assert_eq!((read[0].role, read[0].pod.as_str()), (Role::Both, "10.0.0.2:8000"));
+        assert_eq!(
+            (read[0].role, read[0].pod.as_str()),
+            (Role::Both, "10.0.0.2:8000")
+        );
         assert_eq!((read[1].role, read[1].pod.as_str()), (Role::Prefill, "a"));
         let error = |text| format!("{:#}", parse(text).unwrap_err());
         for (text, wanted) in [
-            ("endpoints: [{address: here}]", "endpoints[0].address: \"here\" is not IP:PORT"),
+            (
+                "endpoints: [{address: here}]",
+                "endpoints[0].address: \"here\" is not IP:PORT",
+            ),
             (
                 "endpoints: [{address: '1.1.1.1:1', role: decoder}]",
                 "endpoints[0].role: \"decoder\" is none of",

@@ -14,7 +14,7 @@ use tonic::transport::Server as GrpcServer;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::cli::{self, Args};
+use super::cli::{self, Args, Command};
 use super::datastore::Datastore;
 use super::decisions::Decisions;
 use super::director::Director;
@@ -23,13 +23,13 @@ use super::ext_proc::mode::BodyMode;
 use super::ext_proc::serve;
 use super::metrics::EppMetrics;
 use super::session_key::SessionKeys;
-use super::{discover, gather};
+use super::{config, discover, gather};
 use crate::contract;
 use crate::scheduling::config::SchedulingConfig;
 use crate::telemetry::admin::{self, Readiness};
 use crate::telemetry::budget::Budget;
-use crate::telemetry::{bind, logging};
 use crate::telemetry::shutdown::Shutdown;
+use crate::telemetry::{bind, logging};
 
 /// How often gauges are brought up to date.
 const OBSERVE: Duration = Duration::from_millis(500);
@@ -41,6 +41,9 @@ pub fn main() -> ExitCode {
         Ok(args) => args,
         Err(error) => error.exit(),
     };
+    if let Some(Command::Config { output }) = args.command {
+        return config::print(&args, &ignored, output);
+    }
     match start(&args, &ignored) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -58,7 +61,7 @@ fn start(args: &Args, ignored: &[String]) -> anyhow::Result<()> {
             "flag accepted for compatibility; it has no effect here"
         );
     }
-    let config = scheduling()?;
+    let config = config::start(args)?;
     // Only fails when a provider is already installed, which is the wish.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     tokio::runtime::Builder::new_multi_thread()
@@ -66,20 +69,6 @@ fn start(args: &Args, ignored: &[String]) -> anyhow::Result<()> {
         .build()
         .context("start the runtime")?
         .block_on(serve(args, config))
-}
-
-/// How requests are scheduled, with everything that does nothing said aloud.
-fn scheduling() -> anyhow::Result<SchedulingConfig> {
-    let env = std::env::vars().collect();
-    let (config, warnings) = SchedulingConfig::from_env(&env).map_err(|errors| {
-        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        anyhow::anyhow!("environment: {}", lines.join("; "))
-    })?;
-    for warning in warnings {
-        tracing::warn!(setting = %warning.at, "{}", warning.message);
-    }
-    tracing::info!(?config, "scheduling");
-    Ok(config)
 }
 
 async fn serve(args: &Args, scheduling: SchedulingConfig) -> anyhow::Result<()> {
@@ -111,8 +100,8 @@ async fn serve(args: &Args, scheduling: SchedulingConfig) -> anyhow::Result<()> 
     let decisions = Decisions::default();
     let budget = Budget::new(args.body_budget_bytes);
     budget.register(registry.sub_registry_with_prefix("llm_d_epp"));
-    let mut router = admin::metrics_router(Arc::new(registry))
-        .merge(admin::health_router(readiness.clone()));
+    let mut router =
+        admin::metrics_router(Arc::new(registry)).merge(admin::health_router(readiness.clone()));
     if args.enable_debug_endpoints {
         router = router.merge(decisions.clone().router());
     }
@@ -145,7 +134,8 @@ async fn serve(args: &Args, scheduling: SchedulingConfig) -> anyhow::Result<()> 
             .with_context(|| format!("health server on {address}"))
     });
 
-    let shared = scheduling.redis_addr.is_some() && scheduling.pipeline.session_affinity().is_some();
+    let shared =
+        scheduling.redis_addr.is_some() && scheduling.pipeline.session_affinity().is_some();
     let director = Director::new(
         Arc::new(scheduling.pipeline),
         datastore,
@@ -187,11 +177,15 @@ async fn cluster(args: &Args) -> anyhow::Result<Option<kube::Config>> {
         return Ok(None);
     }
     let Some(path) = &args.kubeconfig else {
-        return Ok(Some(kube::Config::infer().await.context("find the API server")?));
+        return Ok(Some(
+            kube::Config::infer().await.context("find the API server")?,
+        ));
     };
     let file = kube::config::Kubeconfig::read_from(path).context("read the kubeconfig")?;
     let options = kube::config::KubeConfigOptions::default();
-    Ok(Some(kube::Config::from_custom_kubeconfig(file, &options).await?))
+    Ok(Some(
+        kube::Config::from_custom_kubeconfig(file, &options).await?,
+    ))
 }
 
 /// Keys of sessions under the pool's secret. Replicas without one do not know each other's
@@ -213,7 +207,9 @@ fn session_keys(shared: bool) -> anyhow::Result<SessionKeys> {
 
 fn gateway_threads(wanted: usize) -> usize {
     match wanted {
-        0 => std::thread::available_parallelism().map_or(1, NonZero::get).min(8),
+        0 => std::thread::available_parallelism()
+            .map_or(1, NonZero::get)
+            .min(8),
         wanted => wanted,
     }
 }

@@ -114,7 +114,10 @@ pub fn has_flag(container: &Container, flag: &str) -> bool {
 /// has no program of its own that is an EPP or a sidecar, so who wants one names it.
 pub fn starts(container: &Container, program: &str) -> bool {
     let command = container.command.as_ref();
-    command.and_then(|command| command.first()).map(String::as_str) == Some(program)
+    command
+        .and_then(|command| command.first())
+        .map(String::as_str)
+        == Some(program)
 }
 
 /// The main container of that name, made first in the pod where it is absent.
@@ -441,7 +444,8 @@ pub fn restricted_pod() -> PodSecurityContext {
 /// request late.
 pub fn resources(requests: &[(&str, &str)], memory: &str) -> ResourceRequirements {
     let amounts = |pairs: &[(&str, &str)]| {
-        let pair = |(name, amount): &(&str, &str)| ((*name).to_owned(), Quantity((*amount).to_owned()));
+        let pair =
+            |(name, amount): &(&str, &str)| ((*name).to_owned(), Quantity((*amount).to_owned()));
         Some(pairs.iter().map(pair).collect())
     };
     ResourceRequirements {

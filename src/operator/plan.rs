@@ -10,6 +10,7 @@ mod base;
 mod checks;
 mod config_hash;
 mod epp;
+mod epp_config;
 mod kv_events;
 mod place;
 mod pool;
@@ -33,7 +34,7 @@ use crate::api::ModelService;
 use crate::api::foreign::HTTPRoute;
 use crate::api::foreign::v1alpha2::InferenceModel;
 use crate::contract;
-use crate::scheduling::config::SettingError;
+use crate::scheduling::config::{SettingError, SettingOrigin};
 use artifacts::Artifacts;
 pub use place::Place;
 pub use redis::{ExternalRedis, RedisPlan, redacted, redis_url};
@@ -149,9 +150,38 @@ pub enum Error {
     /// The EPP's settings are wrong.
     #[error("{}", list(errors))]
     EppSettings {
-        /// Every wrong variable, and where it was written.
-        errors: Vec<(Place, SettingError)>,
+        /// Every wrong setting, and where it was written.
+        errors: Vec<EppSetting>,
     },
+}
+
+/// A wrong setting of the EPP.
+#[derive(Debug)]
+pub struct EppSetting {
+    /// Where it, or the document that it is in, was written.
+    pub place: Place,
+    /// What is read there: `env`, a flag, or a key of a ConfigMap.
+    pub holder: String,
+    /// What is wrong.
+    pub error: SettingError,
+}
+
+impl std::fmt::Display for EppSetting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            place,
+            holder,
+            error,
+        } = self;
+        match (&error.at, place) {
+            // The field names container and variable.
+            (SettingOrigin::Variable(_), Place::Spec { .. }) => write!(f, "{place}: {error}"),
+            (SettingOrigin::Variable(_), _) => {
+                write!(f, "{place}, {holder} {error}{}", place.line_note())
+            }
+            (SettingOrigin::Document { .. }, _) => write!(f, "{place}, {holder}: {error}"),
+        }
+    }
 }
 
 /// The place, with the child's key where the place does not say it.
@@ -162,19 +192,8 @@ fn merged(place: &Place, object: &str) -> String {
     }
 }
 
-fn list(errors: &[(Place, SettingError)]) -> String {
-    let texts = errors
-        .iter()
-        .map(|(place, error)| match place {
-            // The field names container and variable.
-            Place::Spec { .. } => format!("{place}: {error}"),
-            _ => format!(
-                "{place}, container {}, env {error}{}",
-                contract::CONTAINER_EPP,
-                place.line_note()
-            ),
-        })
-        .collect::<Vec<_>>();
+fn list(errors: &[EppSetting]) -> String {
+    let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
     texts.join("; ")
 }
 
@@ -197,7 +216,7 @@ impl Error {
             Self::Decode { .. } => true,
             Self::Spec { .. } => false,
             Self::Merged { place, .. } => place.is_base(),
-            Self::EppSettings { errors } => errors.iter().any(|(place, _)| place.is_base()),
+            Self::EppSettings { errors } => errors.iter().any(|error| error.place.is_base()),
         }
     }
 }
@@ -270,15 +289,13 @@ pub fn plan(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Resu
     let config_maps = workloads::config_maps(&context)?;
     let mut routing = routing::decide(&context, &mut warnings);
     let mut epp = epp::epp(&context, &routing)?;
-    let epp_settings = match &epp {
-        Some(epp) => Some(epp::epp_settings(&context, &epp.deployment, &mut warnings)?),
-        None => None,
+    let scheduling = match &epp {
+        Some(epp) => epp_config::read(&context, &epp.deployment, &config_maps, &mut warnings)?,
+        None => epp_config::EppScheduling::default(),
     };
-    let address = epp_settings.as_ref().and_then(|s| s.redis_addr.clone());
-    let (redis, external_redis) = redis::decide(&context, address, epp.as_mut(), &mut warnings)?;
-    let scored = epp_settings
-        .as_ref()
-        .is_some_and(|config| config.pipeline.uses_kv_events());
+    let (redis, external_redis) =
+        redis::decide(&context, scheduling.redis_addr, epp.as_mut(), &mut warnings)?;
+    let scored = scheduling.uses_kv_events;
     let mut decode = workloads::role(&context, Role::Decode, scored)?;
     let mut prefill = workloads::role(&context, Role::Prefill, scored)?;
     if let Some(epp) = epp.as_mut().filter(|_| scored) {

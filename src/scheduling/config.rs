@@ -2,12 +2,24 @@
 //! EPP runs on it and the operator checks with it, so that a bad weight is a condition on the
 //! ModelService and not a crash loop.
 
+mod document;
 mod env;
+mod fields;
+mod nearest;
+mod node;
+mod parts;
+mod print;
+#[cfg(test)]
+mod tests;
+mod types;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use self::document::KIND;
+use self::fields::Report;
+use self::nearest::nearest;
 use super::pipeline::Pipeline;
 
 /// Everything that settings say about scheduling.
@@ -26,12 +38,26 @@ pub struct SchedulingConfig {
 pub enum SettingOrigin {
     /// In this environment variable.
     Variable(String),
+    /// In an `EndpointPickerConfig`.
+    Document {
+        /// Its line, from 1, where it is known. First, so that errors sort as they are read.
+        line: Option<u64>,
+        /// Its path, such as `plugins[2].type`; empty for the document as a whole.
+        path: String,
+    },
 }
 
 impl fmt::Display for SettingOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Variable(name) => f.write_str(name),
+            Self::Document { path, line } => {
+                let path = if path.is_empty() { KIND } else { path };
+                match line {
+                    Some(line) => write!(f, "line {line}: {path}"),
+                    None => f.write_str(path),
+                }
+            }
         }
     }
 }
@@ -44,6 +70,8 @@ pub struct SettingError {
     pub at: SettingOrigin,
     /// Its value, what is wrong with it and what would be right.
     pub message: String,
+    /// Upstream's EPP has it and this one does not: right in a configuration of upstream's.
+    pub upstream_only: bool,
 }
 
 /// A setting that does not do what it seems to.
@@ -64,6 +92,41 @@ impl SchedulingConfig {
         env: &BTreeMap<String, String>,
     ) -> Result<(Self, Vec<SettingWarning>), Vec<SettingError>> {
         env::read(env)
+    }
+
+    /// Reads an `EndpointPickerConfig`, YAML or JSON, which counts as a whole: of the
+    /// environment only what it says about Redis counts beside it.
+    ///
+    /// # Errors
+    /// Everything that cannot be understood, not only the first.
+    pub fn from_document(
+        text: &str,
+        env: &BTreeMap<String, String>,
+    ) -> Result<(Self, Vec<SettingWarning>), Vec<SettingError>> {
+        let mut report = Report::default();
+        let pipeline = document::read(text, &mut report);
+        let (redis_addr, index_update_interval) =
+            env::beside_a_document(env, &mut report.errors, &mut report.warnings);
+        match pipeline {
+            Some(pipeline) if report.errors.is_empty() => {
+                let config = Self {
+                    pipeline,
+                    redis_addr,
+                    index_update_interval,
+                };
+                report.warnings.sort_by(|a, b| a.at.cmp(&b.at));
+                Ok((config, report.warnings))
+            }
+            _ => {
+                report.errors.sort_by(|a, b| a.at.cmp(&b.at));
+                Err(report.errors)
+            }
+        }
+    }
+
+    /// The pipeline as an `EndpointPickerConfig`, which reads back as the same.
+    pub fn to_document(&self) -> serde_json::Value {
+        print::document(&self.pipeline)
     }
 }
 

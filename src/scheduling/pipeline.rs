@@ -131,12 +131,17 @@ impl Pipeline {
             .map(|weighted| &weighted.scorer)
     }
 
-    /// How sessions are recognised; `None` when no profile keeps them together.
-    pub fn session_affinity(&self) -> Option<&SessionAffinity> {
-        self.acting().find_map(|scorer| match scorer {
+    /// Scorers that keep sessions together; all agree on how sessions are recognised.
+    pub(super) fn session_affinities(&self) -> impl Iterator<Item = &SessionAffinity> {
+        self.acting().filter_map(|scorer| match scorer {
             Scorer::SessionAffinity(affinity) => Some(affinity),
             _ => None,
         })
+    }
+
+    /// How sessions are recognised; `None` when no profile keeps them together.
+    pub fn session_affinity(&self) -> Option<&SessionAffinity> {
+        self.session_affinities().next()
     }
 
     /// True when a profile scores by the engines' own KV cache, so engines must publish

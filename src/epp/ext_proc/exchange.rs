@@ -85,6 +85,7 @@ impl Exchanges {
             decided: None,
             deadline: None,
             begun: false,
+            over: false,
             shared: self.clone(),
             _open: open,
         })
@@ -103,6 +104,8 @@ pub struct Exchange {
     deadline: Option<(Waits, Instant)>,
     /// A message came.
     begun: bool,
+    /// The request was refused.
+    over: bool,
     shared: Exchanges,
     _open: Open,
 }
@@ -117,8 +120,15 @@ impl Exchange {
                     Effect::Decide => self.decide().await,
                     Effect::Learn(body) => self.learn(&body).await,
                     Effect::Skipped => self.shared.metrics.skipped(),
-                    Effect::Refused(reason) => self.shared.metrics.refused(reason),
+                    Effect::Refused(reason) => {
+                        self.shared.metrics.refused(reason);
+                        self.over = true;
+                    }
                 }
+            }
+            // The request has its answer: a gateway ends the stream by itself, others may not.
+            if self.over {
+                return None;
             }
             match self.message().await {
                 Next::Message(message) => {
@@ -149,9 +159,9 @@ impl Exchange {
         self.deadline = Some((waits, deadline));
         match timeout_at(deadline, self.messages.message()).await {
             Ok(message) => message.into(),
-            Err(_) if waits == Waits::No => Next::Failed(Status::deadline_exceeded(
-                "no message came on this stream",
-            )),
+            Err(_) if waits == Waits::No => {
+                Next::Failed(Status::deadline_exceeded("no message came on this stream"))
+            }
             Err(_) => Next::TimedOut,
         }
     }
@@ -163,7 +173,8 @@ impl Exchange {
         if held < self.lease.bytes() {
             self.lease.shrink_to(held);
         } else if !self.lease.grow_to(held) {
-            self.stream.refuse(&Refusal::over_budget(), &mut self.effects);
+            self.stream
+                .refuse(&Refusal::over_budget(), &mut self.effects);
             self.lease.shrink_to(0);
         }
     }

@@ -157,12 +157,10 @@ impl Mode {
     pub(super) fn held_bytes(&self) -> usize {
         match self {
             Self::FullDuplex(mode) => mode.held_bytes(),
-            Self::HeadersOnly(_) | Self::Streamed(_) | Self::Buffered(_) => {
-                match self.question() {
-                    Some(Body::Whole(body) | Body::Cut(body)) => body.len(),
-                    Some(Body::Unseen) | None => 0,
-                }
-            }
+            Self::HeadersOnly(_) | Self::Streamed(_) | Self::Buffered(_) => match self.question() {
+                Some(Body::Whole(body) | Body::Cut(body)) => body.len(),
+                Some(Body::Unseen) | None => 0,
+            },
         }
     }
 

@@ -189,7 +189,8 @@ impl NamedService for ExternalProcessor {
     const NAME: &'static str = contract::GRPC_EXT_PROC_SERVICE;
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<http::Response<tonic::body::Body>, Infallible>> + Send>>;
+type Answer =
+    Pin<Box<dyn Future<Output = Result<http::Response<tonic::body::Body>, Infallible>> + Send>>;
 
 impl<B> tower_service::Service<http::Request<B>> for ExternalProcessor
 where
@@ -238,9 +239,7 @@ impl StreamingService<ProcessingRequest> for Process {
     }
 }
 
-async fn next(
-    mut exchange: Exchange,
-) -> Option<(Result<ProcessingResponse, Status>, Exchange)> {
+async fn next(mut exchange: Exchange) -> Option<(Result<ProcessingResponse, Status>, Exchange)> {
     let reply = exchange.next().await?;
     Some((reply, exchange))
 }

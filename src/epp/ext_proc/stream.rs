@@ -188,9 +188,7 @@ impl Stream {
             (_, BodyUse::Pass | BodyUse::Encoded) => {
                 Mode::HeadersOnly(HeadersOnly::begin(after(mode, message.end_of_stream), out))
             }
-            (BodyMode::None, _) => {
-                Mode::HeadersOnly(HeadersOnly::begin(After::AskForBody, out))
-            }
+            (BodyMode::None, _) => Mode::HeadersOnly(HeadersOnly::begin(After::AskForBody, out)),
             (BodyMode::Streamed, _) if waits => {
                 Mode::HeadersOnly(HeadersOnly::begin(After::Learn, out))
             }

@@ -1,9 +1,7 @@
-//! Base EPP + `spec.endpointPicker` -> the EPP's Deployment and Service, and its settings as
-//! the EPP itself will read them. PURE.
+//! Base EPP + `spec.endpointPicker` -> the EPP's Deployment and Service. PURE.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Container;
 use kube::core::Selector;
 
@@ -14,7 +12,6 @@ use crate::contract;
 use crate::operator::resolve::EPP_SECRET_KEY;
 use crate::operator::resolved::Generated;
 use crate::operator::{builtin, merge, names};
-use crate::scheduling::config::{SchedulingConfig, SettingOrigin};
 
 /// The EPP; `None` for an old-form base without one.
 pub(super) fn epp(context: &Context<'_>, routing: &Routing) -> Result<Option<Workload>, Error> {
@@ -139,43 +136,4 @@ fn epp_args(context: &Context<'_>, routing: &Routing) -> Vec<String> {
     args.push(format!("--grpc-health-port={}", contract::PORT_EPP_HEALTH));
     args.push(format!("--metrics-port={}", contract::PORT_EPP_METRICS));
     args
-}
-
-/// The EPP's settings, read by the EPP's own code.
-pub(super) fn epp_settings(
-    context: &Context<'_>,
-    deployment: &Deployment,
-    warnings: &mut Vec<String>,
-) -> Result<SchedulingConfig, Error> {
-    let env: BTreeMap<String, String> = deployment
-        .spec
-        .template
-        .spec
-        .iter()
-        .flat_map(|pod| pod.containers.iter())
-        .filter(|container| container.name == contract::CONTAINER_EPP)
-        .flat_map(|container| container.env.iter().flatten())
-        .filter_map(|entry| Some((entry.name.clone(), entry.value.clone()?)))
-        .collect();
-    let sources = Sources::epp(context);
-    let place = |at: &SettingOrigin| match at {
-        SettingOrigin::Variable(name) => sources.env(contract::CONTAINER_EPP, name),
-    };
-    match SchedulingConfig::from_env(&env) {
-        Ok((settings, notes)) => {
-            // The Go EPP's own scorers are silent no-ops in a base of its own image.
-            warnings.extend(notes.into_iter().map(|note| {
-                let place = place(&note.at);
-                let line = place.line_note();
-                format!("{place}, env {} {}{line}", note.at, note.message)
-            }));
-            Ok(settings)
-        }
-        Err(errors) => Err(Error::EppSettings {
-            errors: errors
-                .into_iter()
-                .map(|error| (place(&error.at), error))
-                .collect(),
-        }),
-    }
 }

@@ -154,6 +154,27 @@ impl<'a> Sources<'a> {
         }
     }
 
+    /// A flag of a container: args of the base come last, and the last one counts.
+    pub(super) fn flag(&self, container: &str, is_it: impl Fn(&str) -> bool) -> Place {
+        let has = |args: Option<&Vec<String>>| args.into_iter().flatten().any(|arg| is_it(arg));
+        let in_base = self.base.filter(|base| {
+            let pod = base.object.spec.template.spec.as_ref();
+            let mut containers = pod.into_iter().flat_map(|pod| &pod.containers);
+            containers.any(|own| {
+                own.name == container && (has(own.args.as_ref()) || has(own.command.as_ref()))
+            })
+        });
+        if let Some(base) = in_base {
+            return self.in_base(decode::line_of_field(&base.text, Some(container), "args"));
+        }
+        match self.specs(container).next() {
+            Some((field, _)) => Place::Spec {
+                field: format!("{field}.args"),
+            },
+            None => Place::Operator,
+        }
+    }
+
     /// A container.
     pub(super) fn container(&self, name: &str) -> Place {
         let line = self
@@ -171,6 +192,15 @@ impl<'a> Sources<'a> {
         match self.base {
             Some(base) => self.in_base(decode::line_of_field(&base.text, container, field)),
             None => Place::Operator,
+        }
+    }
+
+    /// The ConfigMaps of the base config.
+    pub(super) fn config_maps(&self) -> Place {
+        Place::Base {
+            object: self.object.to_owned(),
+            key: "configMaps",
+            line: None,
         }
     }
 

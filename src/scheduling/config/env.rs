@@ -83,6 +83,28 @@ pub(super) fn read(
     Ok((config, read.warnings))
 }
 
+/// What the variables say beside a document that has the pipeline. Those that it overrules are
+/// warned about.
+pub(super) fn beside_a_document(
+    env: &BTreeMap<String, String>,
+    errors: &mut Vec<SettingError>,
+    warnings: &mut Vec<SettingWarning>,
+) -> (Option<String>, Option<Duration>) {
+    let mut read = Reader::new(env);
+    let beside = read.beside();
+    for name in env.keys().filter(|name| is_ours(name)) {
+        if !BESIDE_A_DOCUMENT.contains(&name.as_str()) {
+            read.warn(
+                name,
+                "does nothing: the configuration file counts as a whole",
+            );
+        }
+    }
+    errors.append(&mut read.errors);
+    warnings.append(&mut read.warnings);
+    beside
+}
+
 /// True for names that settings of this EPP, right or misspelt, have.
 fn is_ours(name: &str) -> bool {
     let bare = name.strip_prefix("PREFILL_").unwrap_or(name);
@@ -157,6 +179,7 @@ impl<'a> Reader<'a> {
         self.errors.push(SettingError {
             at: SettingOrigin::Variable(name.to_owned()),
             message: format!("{value:?} {reason}"),
+            upstream_only: false,
         });
     }
 

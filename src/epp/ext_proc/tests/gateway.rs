@@ -111,9 +111,12 @@ impl Gateway {
         let Some(mutation) = mutation(reply) else {
             return;
         };
-        self.engine
-            .forged
-            .retain(|name| !mutation.remove_headers.iter().any(|removed| removed == name));
+        self.engine.forged.retain(|name| {
+            !mutation
+                .remove_headers
+                .iter()
+                .any(|removed| removed == name)
+        });
         for option in &mutation.set_headers {
             let header = option.header.as_ref().unwrap();
             self.engine.forged.retain(|name| header.key != *name);
@@ -223,7 +226,11 @@ impl Gateway {
     fn buffered(&mut self, all: &[u8]) -> bool {
         // The whole in one message, even when trailers follow; cut where only a part fits.
         let fits = self.mode == BUFFERED || all.len() <= self.case.buffer_bytes;
-        let shown = if fits { all } else { &all[..self.case.buffer_bytes] };
+        let shown = if fits {
+            all
+        } else {
+            &all[..self.case.buffer_bytes]
+        };
         self.send(&Self::message(shown, fits));
         self.kept_body_reply(true) && self.trailers_reply()
     }
@@ -367,7 +374,10 @@ impl Gateway {
             HttpTrailers::default(),
         )));
         let reply = self.wait("an answer to the response's trailers");
-        assert!(matches!(reply.response, Some(Response::ResponseTrailers(_))));
+        assert!(matches!(
+            reply.response,
+            Some(Response::ResponseTrailers(_))
+        ));
     }
 }
 

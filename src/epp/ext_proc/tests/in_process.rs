@@ -154,7 +154,10 @@ impl Epp {
 
     fn in_flight(&self) -> Vec<u64> {
         let snapshot = self.datastore.snapshot();
-        snapshot.iter().map(crate::epp::datastore::Entry::in_flight).collect()
+        snapshot
+            .iter()
+            .map(crate::epp::datastore::Entry::in_flight)
+            .collect()
     }
 
     async fn until(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
@@ -164,7 +167,11 @@ impl Epp {
             }
         };
         let waited = tokio::time::timeout(PATIENCE, all).await;
-        assert!(waited.is_ok(), "never: {what}; in flight {:?}", self.in_flight());
+        assert!(
+            waited.is_ok(),
+            "never: {what}; in flight {:?}",
+            self.in_flight()
+        );
     }
 }
 
@@ -212,7 +219,10 @@ impl tower_service::Service<http::Uri> for Once {
     }
 
     fn call(&mut self, _: http::Uri) -> Self::Future {
-        let io = self.0.take().ok_or_else(|| std::io::Error::other("one connection"));
+        let io = self
+            .0
+            .take()
+            .ok_or_else(|| std::io::Error::other("one connection"));
         Box::pin(async move { io.map(TokioIo::new) })
     }
 }
@@ -254,7 +264,8 @@ async fn a_burst_is_spread_though_all_see_the_same_moment() {
     let talks = futures::future::join_all(asked).await;
     assert_eq!(epp.in_flight(), [16; 4]);
     drop(talks);
-    epp.until("nothing is in flight", |epp| epp.in_flight() == [0; 4]).await;
+    epp.until("nothing is in flight", |epp| epp.in_flight() == [0; 4])
+        .await;
 }
 
 #[tokio::test]
@@ -263,9 +274,11 @@ async fn a_client_that_leaves_before_the_decision_counts_nowhere() {
     let talk = epp.stream().await.unwrap();
     talk.begin(&[]).await;
     talk.say(body(&vec![b'x'; 60_000], false)).await;
-    epp.until("the body is held", |epp| epp.budget.used() == 60_000).await;
+    epp.until("the body is held", |epp| epp.budget.used() == 60_000)
+        .await;
     drop(talk);
-    epp.until("nothing is held", |epp| epp.budget.used() == 0).await;
+    epp.until("nothing is held", |epp| epp.budget.used() == 0)
+        .await;
     assert_eq!(epp.in_flight(), [0, 0]);
 }
 
@@ -352,7 +365,8 @@ async fn bodies_that_never_end_stay_within_the_budget_and_others_are_answered() 
     assert!(refused >= 15, "{refused} of 20 were refused");
     let (_, _small) = epp.ask("hi", &[]).await;
     drop(open);
-    epp.until("nothing is held", |epp| epp.budget.used() == 0).await;
+    epp.until("nothing is held", |epp| epp.budget.used() == 0)
+        .await;
 }
 
 #[tokio::test]
@@ -366,6 +380,8 @@ async fn a_body_that_does_not_end_in_time_is_a_408() {
     talk.begin(&[]).await;
     talk.say(body(b"{", false)).await;
     assert_eq!(status(&talk.hear().await), Some(408));
+    let end = tokio::time::timeout(PATIENCE, talk.replies.next()).await;
+    assert!(end.expect("the stream ends").is_none());
     assert_eq!((epp.budget.used(), epp.in_flight()), (0, vec![0]));
 }
 
@@ -380,7 +396,8 @@ async fn a_stream_too_many_is_ended_at_once() {
     let refused = epp.stream().await.map(|_| ()).unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
     drop(talk);
-    epp.until("the first stream ended", |epp| epp.in_flight() == [0]).await;
+    epp.until("the first stream ended", |epp| epp.in_flight() == [0])
+        .await;
     epp.ask("hi", &[]).await;
 }
 

@@ -56,7 +56,11 @@ fn a_body_that_carries_no_prompt_goes_on_as_it_comes() {
     assert_eq!(driven.asked, [Asked::Unseen]);
     assert_eq!(replies.len(), 1);
     let replies = driven.take(&body(&vec![b'x'; 100_000], false));
-    assert_eq!(replies.len(), 2, "at once, in pieces that the gateway takes");
+    assert_eq!(
+        replies.len(),
+        2,
+        "at once, in pieces that the gateway takes"
+    );
     assert_eq!(driven.stream.held_bytes(), 0);
 }
 
@@ -103,7 +107,11 @@ fn streamed_sees_what_comes_unasked() {
     assert!(driven.take(&body(b"ab", false)).is_empty());
     let replies = driven.take(&body(b"c", true));
     assert_eq!(driven.asked, [Asked::Whole(b"abc".to_vec())]);
-    assert_eq!(replies.len(), 3, "the headers' answer and one for each chunk");
+    assert_eq!(
+        replies.len(),
+        3,
+        "the headers' answer and one for each chunk"
+    );
     assert!(set_header(&replies[0], contract::HEADER_DESTINATION).is_some());
     assert!(common(&replies[1]).is_none() && common(&replies[2]).is_none());
 }
@@ -137,13 +145,19 @@ fn what_passes_after_a_decision_is_learned() {
 fn a_gateway_of_headers_only_is_asked_for_the_body_and_decided_anew_when_it_sends_it() {
     let mut driven = driven();
     let first = driven.take(&headers(&chat(&[]), Some(config(0, 0, false)), false));
-    assert_eq!(first[0].mode_override.as_ref().unwrap().request_body_mode, 3);
+    assert_eq!(
+        first[0].mode_override.as_ref().unwrap().request_body_mode,
+        3
+    );
     let again = driven.take(&body(b"{}", true));
     assert_eq!(driven.asked, [Asked::Unseen, Asked::Whole(b"{}".to_vec())]);
     assert!(set_header(&again[0], contract::HEADER_DESTINATION).is_some());
     let mut empty = super::modes::driven();
     let only = empty.take(&headers(&chat(&[]), Some(config(0, 0, false)), true));
-    assert!(only[0].mode_override.is_none(), "there is no body to ask for");
+    assert!(
+        only[0].mode_override.is_none(),
+        "there is no body to ask for"
+    );
 }
 
 #[test]
