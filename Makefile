@@ -56,6 +56,7 @@ check-generated: generate ## Fail when generated files in the tree are not what 
 
 .PHONY: test
 test: lint check-features check-generated test-unit test-cluster ## Everything a change must pass.
+	$(MAKE) fuzz FUZZ_SECONDS=10
 
 .PHONY: test-unit
 test-unit: build ## Unit tests beside a real Redis, rules of the source tree, conformance.
@@ -91,6 +92,21 @@ test-cluster-loop: build ## Run test-cluster N times in a row (20); LOAD=1 keeps
 	done; \
 	echo "$$passed passed, $$failed failed"; \
 	[ "$$failed" = 0 ]
+FUZZ_TARGETS := ext_proc kv_events openai sse zmtp
+
+.PHONY: fuzz
+fuzz: ## Look for inputs that crash a parser: FUZZ_SECONDS (600) for each target.
+	@echo "make: building the fuzz targets (minutes the first time)"
+	RUSTC_WRAPPER=$(CURDIR)/fuzz/rustc-instrumented $(CARGO) build --locked --release --manifest-path fuzz/Cargo.toml --target-dir $(TARGET)/fuzz
+	@for target in $(FUZZ_TARGETS); do \
+		echo "make: fuzzing $$target for $(or $(FUZZ_SECONDS),600) s"; \
+		mkdir -p fuzz/corpus/$$target fuzz/artifacts/$$target; \
+		$(TARGET)/fuzz/release/$$target -max_total_time=$(or $(FUZZ_SECONDS),600) -timeout=10 -rss_limit_mb=1024 -max_len=8192 \
+			-artifact_prefix=fuzz/artifacts/$$target/ -verbosity=0 -print_final_stats=1 fuzz/corpus/$$target 2>&1 | grep -E 'stat::number_of_executed_units|ERROR|SUMMARY|panicked|artifact' || true; \
+		test -z "$$(ls fuzz/artifacts/$$target)" || { echo "$$target: see fuzz/artifacts/$$target"; exit 1; }; \
+	done
+	@echo "$(words $(FUZZ_TARGETS)) passed, 0 failed"
+
 ##@ Measure it
 
 BENCH_EPP = $(TARGET)/bench/release/bench-epp

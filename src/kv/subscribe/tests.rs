@@ -1,11 +1,15 @@
 //! Subscriptions against publishers on real sockets.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Mutex;
 
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 use super::recover::{Never, Recovered};
 use super::*;
@@ -150,6 +154,7 @@ impl Rig {
         let (writer, reader) = index::new(Limits::default());
         let settings = Settings {
             model: Some(MODEL.to_owned()),
+            connect_timeout: Duration::from_millis(500),
             first_backoff: Duration::from_millis(10),
             max_backoff: Duration::from_millis(50),
             expire_every: Duration::from_millis(10),
@@ -167,12 +172,19 @@ impl Rig {
         }
     }
 
+    fn wanted(&self, endpoint: SocketAddr, events_port: u16) -> Wanted {
+        Wanted {
+            endpoint,
+            pod_uid: "pod-1".to_owned(),
+            events_port: Some(events_port),
+            replay_port: 1,
+        }
+    }
+
     fn want(&mut self, engine: &Engine, pod_uid: &str) {
         self.subscriptions.sync(vec![Wanted {
-            endpoint: self.endpoint,
             pod_uid: pod_uid.to_owned(),
-            events_port: Some(engine.port),
-            replay_port: 1,
+            ..self.wanted(self.endpoint, engine.port)
         }]);
     }
 
@@ -475,6 +487,163 @@ async fn an_endpoint_that_is_gone_holds_nothing_and_another_pod_there_starts_emp
         rig.reader.matched(&keys, &[second])[0] == 0
     })
     .await;
+}
+
+/// A pod that says these bytes to everybody who dials it, and when they dialled.
+struct Hostile {
+    port: u16,
+    dialled: Arc<Mutex<Vec<Instant>>>,
+}
+
+impl Hostile {
+    async fn start(host: IpAddr, says: Vec<u8>) -> Self {
+        let listener = TcpListener::bind((host, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let dialled = Arc::new(Mutex::new(Vec::new()));
+        let times = Arc::clone(&dialled);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                times.lock().unwrap().push(Instant::now());
+                let says = says.clone();
+                tokio::spawn(async move {
+                    let _ = stream.write_all(&says).await;
+                    // Stays for as long as the other side does.
+                    let _ = stream.read_to_end(&mut Vec::new()).await;
+                });
+            }
+        });
+        Self { port, dialled }
+    }
+
+    fn times(&self) -> Vec<Instant> {
+        self.dialled.lock().unwrap().clone()
+    }
+}
+
+/// A greeting of ZMTP 3.0 and READY of a publisher.
+fn hello() -> Vec<u8> {
+    let mut greeting = b"\xff\0\0\0\0\0\0\0\0\x7f\x03\0NULL".to_vec();
+    greeting.resize(64, 0);
+    greeting.extend_from_slice(b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x03PUB");
+    greeting
+}
+
+/// The header of a frame of 2^40 bytes.
+const HUGE: &[u8] = b"\x02\0\0\x01\0\0\0\0\0";
+
+#[tokio::test]
+async fn a_pod_that_breaks_the_rules_is_dropped_counted_and_costs_the_others_nothing() {
+    let mut rig = Rig::new();
+    let mut engine = Engine::start(0).await;
+    let mut wanted = vec![rig.wanted(rig.endpoint, engine.port)];
+    let endless = [hello(), [1, 0].repeat(1000)].concat();
+    let mut hostile = Vec::new();
+    for (place, (says, reason)) in [
+        (HUGE.to_vec(), "handshake"),
+        ([&hello()[..64], HUGE].concat(), "frame_too_large"),
+        ([&hello(), HUGE].concat(), "frame_too_large"),
+        (endless, "too_many_frames"),
+        (Vec::new(), "timeout"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let endpoint = SocketAddr::from(([127, 0, 0, 2 + place as u8], PORT));
+        let pod = Hostile::start(endpoint.ip(), says).await;
+        wanted.push(rig.wanted(endpoint, pod.port));
+        hostile.push((pod, endpoint, reason));
+    }
+    rig.subscriptions.sync(wanted);
+    rig.heard(&mut engine).await;
+    for (pod, endpoint, reason) in &hostile {
+        let name = format!("llm_d_epp_kv_peers_dropped_total{{reason=\"{reason}\"}}");
+        eventually(reason, || rig.metric(&name) >= 2).await;
+        eventually("tried again", || pod.times().len() >= 2).await;
+        let state = rig.states.state(*endpoint, Instant::now()).unwrap();
+        assert!(!state.reporting && state.last_batch_age.is_none());
+    }
+    let tokens = prompt(1);
+    engine.store(&tokens);
+    eventually("the honest engine is heard", || rig.held(&tokens) == 3).await;
+}
+
+#[tokio::test]
+async fn a_good_batch_first_does_not_buy_a_quick_retry() {
+    let mut rig = Rig::new();
+    let topic = own_topic();
+    let mut says = hello();
+    let batch = payload(EncodeEvent::Cleared);
+    for (flags, frame) in [(1, topic.as_bytes()), (1, &[0; 8]), (0, &batch)] {
+        says.extend_from_slice(&[flags, frame.len() as u8]);
+        says.extend_from_slice(frame);
+    }
+    says.extend_from_slice(HUGE);
+    let pod = Hostile::start(rig.endpoint.ip(), says).await;
+    let wanted = vec![rig.wanted(rig.endpoint, pod.port)];
+    rig.subscriptions.sync(wanted);
+    eventually("five attempts", || pod.times().len() >= 5).await;
+    assert!(rig.metric("llm_d_epp_kv_batches_total") >= 4);
+    let times = pod.times();
+    // Doubled four times from 10 ms, cut off at 50 ms; at least half of it is waited.
+    assert!(
+        times[4] - times[3] >= Duration::from_millis(25),
+        "{times:?}"
+    );
+}
+
+#[tokio::test]
+async fn payloads_on_their_way_to_the_writer_have_a_budget() {
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let (changes, mut queue) = mpsc::channel(1024);
+    let shutdown = Shutdown::new();
+    let engine = Engine::start(0).await;
+    let pod = Pod::new(
+        Wanted {
+            endpoint: SocketAddr::from(([127, 0, 0, 1], PORT)),
+            pod_uid: "pod-1".to_owned(),
+            events_port: Some(engine.port),
+            replay_port: 1,
+        },
+        Arc::new(Settings::default()),
+        Arc::new(Shared::new(Instant::now())),
+        changes,
+        Arc::new(Semaphore::new(QUEUE_KIB)),
+        Arc::new(Never),
+        metrics,
+    );
+    shutdown.spawn("pod", pod.run(CancellationToken::new(), shutdown.clone()));
+    assert!(matches!(queue.recv().await, Some(Change::Add(_))));
+    eventually("connected", || engine.socket.subscribers() == 1).await;
+    // A batch of no events that takes 10 MiB, by a field that is passed over.
+    let mut large = b"\x94\xcb\x3f\xf0\0\0\0\0\0\0\x90\x00\xc6".to_vec();
+    large.extend_from_slice(&(10_u32 << 20).to_be_bytes());
+    large.resize(large.len() + (10 << 20), 0);
+    let waits = || {
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+        page.contains("stream_events_total{type=\"queue_full\"} 1")
+    };
+    eventually("the pod waits", || {
+        engine.send(&own_topic(), 0, large.clone());
+        waits()
+    })
+    .await;
+    let mut kept = Vec::new();
+    while let Ok(change) = queue.try_recv() {
+        kept.push(change);
+    }
+    let batches = |changes: &[Change]| {
+        let is_batch = |change: &&Change| matches!(change, Change::Batch { .. });
+        changes.iter().filter(is_batch).count()
+    };
+    assert_eq!(batches(&kept), 3, "three fit into 32 MiB");
+    kept.clear();
+    while batches(&kept) == 0 {
+        let change = tokio::time::timeout(Duration::from_secs(20), queue.recv()).await;
+        kept.push(change.expect("the next one has room").unwrap());
+    }
+    shutdown.begin();
 }
 
 #[tokio::test]
