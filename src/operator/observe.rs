@@ -86,7 +86,11 @@ async fn explain(client: &Client, plan: &Plan, deployment: &Deployment) -> Resul
     let namespace = deployment.namespace().unwrap_or_default();
     let pods_of = pods_of(deployment).unwrap_or_default();
     let pods = Api::<Pod>::namespaced(client.clone(), &namespace)
-        .list(&ListParams::default().labels_from(&pods_of).limit(POD_SAMPLE))
+        .list(
+            &ListParams::default()
+                .labels_from(&pods_of)
+                .limit(POD_SAMPLE),
+        )
         .await
         .map_err(|source| Error::Observe {
             what: "pods",

@@ -11,8 +11,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::core::ObjectMeta;
 
 use super::children::{Child, ChildKey, Children, Desired, Object, Ownership};
-use super::plan::{Plan, Workload};
 use super::names;
+use super::plan::{Plan, Workload};
 use super::resolve::EPP_SECRET_KEY;
 use super::resolved::Generated;
 use super::settings::Settings;
@@ -43,10 +43,7 @@ pub fn render(settings: &Settings, plan: &Plan) -> Children<Desired> {
     }
     if let Some(secret) = &plan.epp_secret {
         let meta = accounts::meta(plan, names::epp_secret(&plan.name));
-        owned(
-            ChildKey::EppSecret,
-            generated(meta, EPP_SECRET_KEY, secret),
-        );
+        owned(ChildKey::EppSecret, generated(meta, EPP_SECRET_KEY, secret));
     }
     if let Some(service) = &plan.prefill_pods {
         owned(

@@ -156,8 +156,7 @@ fn describe(status: &mut ModelServiceStatus, seen: &Seen<'_>) {
     let decode = applied.deployment(ChildKey::DecodeDeployment);
     status.decode_replicas =
         decode.map(|d| d.status.as_ref().and_then(|s| s.replicas).unwrap_or(0));
-    status.decode_selector =
-        decode.and_then(|deployment| Some(pods_of(deployment)?.to_string()));
+    status.decode_selector = decode.and_then(|deployment| Some(pods_of(deployment)?.to_string()));
     let name = |key| applied.get(key).map(Object::name);
     status.decode_deployment_ref = name(ChildKey::DecodeDeployment);
     status.prefill_deployment_ref = name(ChildKey::PrefillDeployment);

@@ -48,7 +48,10 @@ pub(super) fn publish(context: &Context<'_>, scored: bool, pod: &mut PodSpec) {
         "replay_endpoint": format!("tcp://*:{}", contract::PORT_KV_REPLAY),
         "topic": topic,
     });
-    builtin::add_env(engine, [builtin::field_var(contract::ENV_POD_IP, "status.podIP")]);
+    builtin::add_env(
+        engine,
+        [builtin::field_var(contract::ENV_POD_IP, "status.podIP")],
+    );
     engine
         .args
         .get_or_insert_default()

@@ -89,7 +89,9 @@ fn container(pod: &PodSpec, name: &str) -> Container {
         .containers
         .iter()
         .chain(pod.init_containers.iter().flatten());
-    all.find(|container| container.name == name).unwrap().clone()
+    all.find(|container| container.name == name)
+        .unwrap()
+        .clone()
 }
 
 fn entry(container: &Container, name: &str) -> Option<EnvVar> {
@@ -165,7 +167,8 @@ fn keepalive(cluster: &Value) -> Value {
 
 #[test]
 fn somebody_elses_epp_is_not_pinged_between_requests() {
-    let theirs = "containers:\n- name: epp\n  image: ghcr.io/llm-d/llm-d-inference-scheduler:v0.7.0\n";
+    let theirs =
+        "containers:\n- name: epp\n  image: ghcr.io/llm-d/llm-d-inference-scheduler:v0.7.0\n";
     let cluster = &patches(&planned(json!({}), &[("eppDeployment", theirs)]), "CLUSTER")[0];
     assert!(keepalive(cluster)["interval"].is_null(), "{cluster}");
     assert_eq!(keepalive(cluster)["connection_idle_interval"], "1s");
@@ -198,7 +201,8 @@ fn replicas_of_an_epp_share_a_secret_that_is_made_for_them() {
 
 #[test]
 fn a_secret_of_the_users_own_is_used_instead() {
-    let own = "env:\n- name: LLM_D_POOL_SECRET\n  valueFrom:\n    secretKeyRef: {name: mine, key: k}\n";
+    let own =
+        "env:\n- name: LLM_D_POOL_SECRET\n  valueFrom:\n    secretKeyRef: {name: mine, key: k}\n";
     let plan = planned(json!({}), &[("eppDeployment", own)]);
     assert!(child(&plan, ChildKey::EppSecret).is_none());
     let epp = container(&pod(plan.epp.as_ref()), contract::CONTAINER_EPP);
@@ -235,7 +239,14 @@ fn a_sidecar_may_ask_the_ready_prefill_pods_and_nobody_else() {
     assert_eq!(spec["clusterIP"], "None");
     assert!(spec["publishNotReadyAddresses"].is_null());
     // It selects what the prefill Deployment makes.
-    let template = plan.prefill.as_ref().unwrap().deployment.spec.template.clone();
+    let template = plan
+        .prefill
+        .as_ref()
+        .unwrap()
+        .deployment
+        .spec
+        .template
+        .clone();
     let labels = template.metadata.unwrap().labels.unwrap();
     for (key, value) in spec["selector"].as_object().unwrap() {
         assert_eq!(labels.get(key).map(String::as_str), value.as_str());
