@@ -7,6 +7,8 @@
 #![deny(clippy::disallowed_methods)]
 
 use std::borrow::Cow;
+use std::convert::Infallible;
+use std::str::FromStr;
 
 use crate::openai::api::percent_decoded;
 
@@ -87,21 +89,25 @@ pub enum Allowed {
     Only(Vec<String>),
 }
 
-impl Allowed {
-    /// Reads the value of `--allow-admin-paths`: empty for all, else a list of paths.
-    pub fn parse(text: &str) -> Self {
-        let paths = text
-            .split(',')
-            .map(str::trim)
-            .filter(|path| !path.is_empty());
-        let paths: Vec<String> = paths.map(|path| normalized(path).into_owned()).collect();
-        match paths.is_empty() || paths.iter().any(|path| path == "/true") {
-            true => Self::Everything,
-            false if paths == ["/false"] => Self::Nothing,
-            false => Self::Only(paths),
-        }
-    }
+impl FromStr for Allowed {
+    type Err = Infallible;
 
+    /// Reads the value of `--allow-admin-paths`: nothing or `true` for all, `false` for none,
+    /// else a list of paths.
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text.trim() {
+            "" | "true" => Self::Everything,
+            "false" => Self::Nothing,
+            list => Self::Only(
+                list.split(',')
+                    .map(|path| normalized(path.trim()).into_owned())
+                    .collect(),
+            ),
+        })
+    }
+}
+
+impl Allowed {
     /// True when a request for this path must not reach the engine.
     pub fn refuses(&self, path: &str) -> bool {
         if *self == Self::Everything {
@@ -219,12 +225,13 @@ mod tests {
 
     #[test]
     fn what_the_operator_allows_passes() {
-        let only = Allowed::parse("/sleep, /v1/load_lora_adapter");
+        let read = |text: &str| text.parse::<Allowed>().unwrap();
+        let only = read("/sleep, /v1/load_lora_adapter");
         assert!(!only.refuses("/sleep") && !only.refuses("/v1//load_lora_adapter/"));
         assert!(only.refuses("/wake_up") && only.refuses("/llm/sleep"));
-        assert_eq!(Allowed::parse(""), Allowed::Everything);
-        assert_eq!(Allowed::parse("true"), Allowed::Everything);
-        assert_eq!(Allowed::parse("false"), Allowed::Nothing);
+        assert_eq!(read(""), Allowed::Everything);
+        assert_eq!(read("true"), Allowed::Everything);
+        assert_eq!(read("false"), Allowed::Nothing);
         assert!(!Allowed::Everything.refuses("/collective_rpc"));
     }
 

@@ -154,11 +154,6 @@ impl Edited {
         pieces.flush();
         Self(pieces.done)
     }
-
-    /// Its length in bytes.
-    pub fn bytes(&self) -> usize {
-        self.0.iter().map(Bytes::len).sum()
-    }
 }
 
 impl From<Bytes> for Edited {
@@ -271,7 +266,6 @@ mod tests {
             piece(&original[..3]);
             piece(&original[500..]);
         });
-        assert_eq!(edited.bytes(), 1008);
         let own: usize = edited
             .0
             .iter()

@@ -11,7 +11,7 @@ use super::admin;
 use super::allowlist::{Host, Rule, Target};
 use super::connector::Connector;
 use super::legs::Limits;
-use super::server::Behaviour;
+use super::server::{Behaviour, HEAD_TIMEOUT};
 use crate::contract;
 use crate::telemetry::duration;
 use crate::telemetry::logging::LogArgs;
@@ -143,8 +143,7 @@ pub struct Args {
     pub prefill_authorization_file: Option<PathBuf>,
     /// Lets requests for administrative paths (`/sleep`, `/v1/load_lora_adapter`, ...) through
     /// to the engine: all of them, or those in a comma-separated list.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "", value_name = "PATHS",
-          value_parser = admin_paths)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "", value_name = "PATHS")]
     pub allow_admin_paths: Option<admin::Allowed>,
     /// Accepted for compatibility: targets are always checked.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
@@ -196,6 +195,7 @@ impl Args {
             admin_paths: self.allow_admin_paths.clone().unwrap_or_default(),
             max_connections: self.max_connections,
             max_requests: self.max_requests,
+            head_timeout: HEAD_TIMEOUT,
             upgrade_idle: self.upgrade_idle_timeout,
             drain: Duration::from_secs(self.drain_seconds),
         }
@@ -265,10 +265,6 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     allowed
         .then_some(number)
         .ok_or_else(|| format!("{number} is not between 1 and {most}"))
-}
-
-fn admin_paths(text: &str) -> Result<admin::Allowed, std::convert::Infallible> {
-    Ok(admin::Allowed::parse(text))
 }
 
 /// What an ignored flag does here.

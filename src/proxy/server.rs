@@ -1,7 +1,9 @@
 //! One client connection -> its requests, each answered by the engine behind the sidecar. IO.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Method, Request, Response};
@@ -25,7 +27,7 @@ use crate::openai::api::Api;
 use crate::telemetry::shutdown::Shutdown;
 
 /// How long a client may take for the head of a request, its first byte included.
-const HEAD: Duration = Duration::from_secs(30);
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most bytes read ahead of one connection, and of a request's head.
 const READ_AHEAD_BYTES: usize = 64 << 10;
 /// Most requests at once of one HTTP/2 connection, and its flow-control windows.
@@ -46,6 +48,8 @@ pub struct Behaviour {
     pub max_connections: usize,
     /// Most requests at once, to the end of their answers; more get a 503.
     pub max_requests: usize,
+    /// A client that takes longer for the head of a request is left.
+    pub head_timeout: Duration,
     /// A WebSocket without a byte for so long is closed.
     pub upgrade_idle: Duration,
     /// How long open requests have to end after shutdown.
@@ -78,7 +82,7 @@ impl Proxy {
     /// When the listener fails.
     pub async fn serve(self, listener: TcpListener) -> anyhow::Result<()> {
         let graceful = GracefulShutdown::new();
-        let server = Arc::new(server());
+        let server = Arc::new(server(self.behaviour.head_timeout));
         let connections = Arc::new(Semaphore::new(self.behaviour.max_connections));
         loop {
             let (stream, _) = tokio::select! {
@@ -122,20 +126,23 @@ impl Proxy {
     ) {
         let _open = self.legs.metrics().connection();
         let _ = stream.set_nodelay(true);
-        // The server waits for the first bytes, by which it tells HTTP/1 from HTTP/2, for ever.
-        let first = tokio::select! {
-            first = tokio::time::timeout(HEAD, stream.readable()) => first,
-            () = self.shutdown.requested() => return,
-        };
-        if first.is_err() {
-            return;
-        }
+        let asked = Arc::new(AtomicBool::new(false));
+        let (seen, head_timeout) = (asked.clone(), self.behaviour.head_timeout);
         let service = service_fn(move |request| {
+            seen.store(true, Ordering::Relaxed);
             let proxy = self.clone();
             async move { Ok::<_, Infallible>(proxy.answer(request).await) }
         });
         let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        if let Err(error) = watcher.watch(connection.into_owned()).await {
+        let mut connection = pin!(watcher.watch(connection.into_owned()));
+        // The server itself waits for ever for the bytes by which it tells HTTP/1 from HTTP/2,
+        // and for the first request of an HTTP/2 connection.
+        let ended = match tokio::time::timeout(head_timeout, &mut connection).await {
+            Ok(ended) => ended,
+            Err(_) if asked.load(Ordering::Relaxed) => connection.await,
+            Err(_) => return,
+        };
+        if let Err(error) = ended {
             tracing::debug!(error = error.to_string(), "connection ended");
         }
     }
@@ -236,17 +243,17 @@ impl Proxy {
     }
 }
 
-fn server() -> auto::Builder<TokioExecutor> {
+fn server(head_timeout: Duration) -> auto::Builder<TokioExecutor> {
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
+        .header_read_timeout(head_timeout)
         .max_buf_size(READ_AHEAD_BYTES)
         .http2()
         .timer(TokioTimer::new())
         // A peer that is gone without a word is noticed.
-        .keep_alive_interval(HEAD)
+        .keep_alive_interval(head_timeout)
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);

@@ -218,6 +218,7 @@ fn setup(engine: SocketAddr) -> Setup {
             admin_paths: admin::Allowed::Nothing,
             max_connections: 100,
             max_requests: 100,
+            head_timeout: DEADLINE,
             upgrade_idle: DEADLINE,
             drain: Duration::from_secs(1),
         },

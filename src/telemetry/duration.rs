@@ -6,6 +6,9 @@
 
 use std::time::Duration;
 
+/// The longest duration that Go has: some 292 years. Longer ones would leave the clocks.
+const LONGEST: Duration = Duration::from_nanos(i64::MAX as u64);
+
 /// A text that is no duration.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{text:?} is not a duration such as `500ms`, `30s`, `1m30s` or `1h`")]
@@ -16,7 +19,7 @@ pub struct NotADuration {
 /// A duration; a bare number is seconds.
 ///
 /// # Errors
-/// When the text is none, is negative, or is longer than time itself.
+/// When the text is none, is negative, or is longer than Go's longest.
 pub fn parse(text: &str) -> Result<Duration, NotADuration> {
     parse_bare(text, Duration::from_secs(1))
 }
@@ -28,6 +31,7 @@ pub fn parse(text: &str) -> Result<Duration, NotADuration> {
 pub fn parse_bare(text: &str, unit: Duration) -> Result<Duration, NotADuration> {
     seconds(text.trim(), unit.as_secs_f64())
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .filter(|duration| *duration <= LONGEST)
         .ok_or_else(|| NotADuration {
             text: text.to_owned(),
         })

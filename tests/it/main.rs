@@ -84,8 +84,11 @@ const PURE: &[&str] = &[
     "src/epp/sessions/binding",
     "src/epp/sessions/table",
     "src/epp/sessions/wire",
+    "src/proxy/address.rs",
+    "src/proxy/admin.rs",
     "src/proxy/allowlist.rs",
     "src/proxy/params.rs",
+    "src/proxy/reason.rs",
     "src/proxy/route.rs",
     "src/sim/engine",
     "src/sim/faults.rs",
@@ -94,6 +97,7 @@ const PURE: &[&str] = &[
     "src/zmtp/error.rs",
     "src/zmtp/frame.rs",
     "src/zmtp/greeting.rs",
+    "src/telemetry/duration.rs",
 ];
 const FORBIDDEN: &[&str] = &[
     "use tokio",

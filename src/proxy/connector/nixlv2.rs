@@ -64,7 +64,7 @@ pub async fn serve(legs: &Legs, exchange: Exchange) -> Response<Body> {
         legs.fell_back(&head, Fallback::NotEditable);
         return decode_only(legs, &head, body).await;
     };
-    let read = |bytes: &Bytes| read_answer(api, bytes).ok();
+    let read = move |bytes: &Bytes| read_answer(api, bytes).ok();
     let answer = match legs.prefill(&targets, &head, &prefill, read).await {
         Prefill::Done(answer) => {
             if answer.params.is_none() {

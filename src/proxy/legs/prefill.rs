@@ -14,8 +14,10 @@ use super::{Head, Legs};
 use crate::proxy::allowlist::{Host, Target, Verdict};
 use crate::proxy::body::{self, Body, Bounds, Edited, ReadError};
 use crate::proxy::failure;
+use crate::proxy::heavy;
 use crate::proxy::reason::{Fallback, Leg, Outcome, Refusal};
 use crate::proxy::route;
+use crate::proxy::service::Service;
 
 /// Most prefill endpoints tried for one request.
 const MAX_TRIED: usize = 3;
@@ -65,13 +67,14 @@ impl Legs {
         entries: &[String],
     ) -> Result<(Vec<Target>, Option<Fallback>), Box<Response<Body>>> {
         let (mut targets, mut left_out) = (Vec::with_capacity(entries.len()), None);
+        let mut asked = false;
         for entry in entries {
             let Some(target) = Target::parse(entry) else {
                 tracing::warn!(entry, "a prefill entry is not `host:port`");
                 left_out = Some(Fallback::BadTarget);
                 continue;
             };
-            match self.verdict(&target).await {
+            match self.verdict(&target, &mut asked).await {
                 Verdict::Allowed => targets.push(target),
                 Verdict::NotYet => {
                     tracing::warn!(%target, "--prefill-service does not have this endpoint");
@@ -83,16 +86,19 @@ impl Legs {
         Ok((targets, left_out))
     }
 
-    async fn verdict(&self, target: &Target) -> Verdict {
+    /// What becomes of a target, also when the Service is looked up again, which a request
+    /// asks for but once.
+    async fn verdict(&self, target: &Target, asked: &mut bool) -> Verdict {
         let prefillers = &self.prefillers;
         let check = || {
-            let service = prefillers.service.as_ref().map(super::Service::listed);
+            let service = prefillers.service.as_ref().map(Service::listed);
             prefillers
                 .allowlist
                 .check(target, &service.unwrap_or_default())
         };
         match (check(), &prefillers.service) {
-            (Verdict::NotYet, Some(service)) => {
+            (Verdict::NotYet, Some(service)) if !*asked => {
+                *asked = true;
                 service.refresh().await;
                 check()
             }
@@ -112,16 +118,16 @@ impl Legs {
     }
 
     /// Sends the prefill body to the first endpoint that gives an answer `read` understands.
-    pub async fn prefill<T>(
+    pub async fn prefill<T: Send + 'static>(
         &self,
         targets: &[Target],
         head: &Head,
         body: &Edited,
-        read: impl Fn(&Bytes) -> Option<T>,
+        read: impl Fn(&Bytes) -> Option<T> + Copy + Send + 'static,
     ) -> Prefill<T> {
         let mut last = Fallback::BadTarget;
         for target in targets.iter().take(MAX_TRIED) {
-            match self.ask(target, head, body, &read).await {
+            match self.ask(target, head, body, read).await {
                 Attempt::Done(done) => return Prefill::Done(done),
                 Attempt::Forbidden => {
                     let answer = self.forbid(head, target, Verdict::Never);
@@ -138,12 +144,12 @@ impl Legs {
     }
 
     /// One endpoint, asked again while it says that it may work later.
-    async fn ask<T>(
+    async fn ask<T: Send + 'static>(
         &self,
         target: &Target,
         head: &Head,
         body: &Edited,
-        read: &impl Fn(&Bytes) -> Option<T>,
+        read: impl Fn(&Bytes) -> Option<T> + Copy + Send + 'static,
     ) -> Attempt<T> {
         let mut retries = self.limits.prefill_max_retries;
         loop {
@@ -170,12 +176,12 @@ impl Legs {
         }
     }
 
-    async fn ask_once<T>(
+    async fn ask_once<T: Send + 'static>(
         &self,
         target: &Target,
         head: &Head,
         body: &Edited,
-        read: &impl Fn(&Bytes) -> Option<T>,
+        read: impl Fn(&Bytes) -> Option<T> + Copy + Send + 'static,
     ) -> Attempt<T> {
         let address = match self.look_up(target).await {
             Ok(Some(address)) => address,
@@ -207,9 +213,9 @@ impl Legs {
             };
         }
         match body::read(response.into_body(), &self.answer_bounds()).await {
-            Ok(bytes) => {
-                read(&bytes).map_or(Attempt::failed(Fallback::BrokenAnswer), Attempt::Done)
-            }
+            Ok(bytes) => heavy::run(bytes.len(), move || read(&bytes))
+                .await
+                .map_or(Attempt::failed(Fallback::BrokenAnswer), Attempt::Done),
             Err(error) => Attempt::failed(match error {
                 ReadError::TooLarge { .. } => Fallback::AnswerTooLarge,
                 ReadError::NoBudget { .. } => Fallback::NoBudget,

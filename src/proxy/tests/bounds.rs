@@ -95,7 +95,7 @@ async fn a_spent_budget_is_a_503_and_is_whole_again_when_bodies_go() {
     let mut setup = setup(engine.address);
     setup.budget_bytes = 300_000;
     let sidecar = setup.start().await;
-    let holder = begin(&sidecar, "content-length: 250000", &[b' '; 249_999]).await;
+    let holder = begin(&sidecar, "content-length: 250000", &vec![b' '; 249_999]).await;
     while sidecar.budget.used() < 249_999 {
         tokio::task::yield_now().await;
     }
@@ -207,6 +207,22 @@ async fn more_connections_than_allowed_are_closed() {
     drop(first);
     sidecar.until("connections", 0).await;
     assert_eq!(sidecar.post(CHAT, &[], "{}").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_say_what_it_wants_is_left() {
+    let engine = Backend::json(200, "{}").await;
+    let mut setup = setup(engine.address);
+    setup.behaviour.head_timeout = Duration::from_millis(50);
+    let sidecar = setup.start().await;
+    // Nothing, the beginning of HTTP/2, and half a head.
+    for begun in ["", "PRI * HT", "POST / HTTP/1.1\r\nhost:"] {
+        let mut stream = TcpStream::connect(sidecar.address).await.unwrap();
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        let answer = answer_to(&mut stream, usize::MAX).await;
+        assert!(!answer.contains("200 OK"), "{answer}");
+    }
+    sidecar.until("connections", 0).await;
 }
 
 #[tokio::test]

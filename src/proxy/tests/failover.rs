@@ -175,6 +175,22 @@ async fn an_endpoint_that_may_work_later_is_asked_again_when_told_so() {
 }
 
 #[tokio::test]
+async fn the_decode_engine_is_asked_once() {
+    let asked: Arc<Mutex<u32>> = Arc::default();
+    let counted = asked.clone();
+    let engine = raw(move |_closed| {
+        *counted.lock().unwrap() += 1;
+        async {}
+    });
+    let good = Backend::json(200, PREFILLED).await;
+    let sidecar = sidecar(engine.await).await;
+    let answer = sidecar.chat(&good.address.to_string(), BODY).await;
+    assert_eq!(answer.status, 502);
+    assert_eq!(answer.message(), "the model server broke the connection");
+    assert_eq!((*asked.lock().unwrap(), good.all().len()), (1, 1));
+}
+
+#[tokio::test]
 async fn an_empty_or_unreadable_header_means_decode_only() {
     let engine = Backend::json(200, "done").await;
     let sidecar = sidecar(engine.address).await;

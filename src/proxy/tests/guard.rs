@@ -245,7 +245,7 @@ async fn administrative_paths_are_shut_unless_they_are_opened() {
         assert_eq!(get(path).await.unwrap().status(), 200, "{path}");
     }
     let mut opened = setup(engine.address);
-    opened.behaviour.admin_paths = admin::Allowed::parse("/sleep");
+    opened.behaviour.admin_paths = "/sleep".parse().unwrap();
     let opened = opened.start().await;
     assert_eq!(opened.post("/sleep", &[], "{}").await.status, 200);
     assert_eq!(opened.post("/wake_up", &[], "{}").await.status, 403);
