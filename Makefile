@@ -6,6 +6,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 CHART := charts/llm-d-operator
 OPERATOR := $(TARGET)/debug/llm-d-operator
 RIG := $(TARGET)/debug/rig
+# The clients of test-sdk stay in the user's cache.
+SDK_VENV := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llm-d-rig/sdk
 
 .DEFAULT_GOAL := help
 
@@ -64,6 +66,16 @@ test-unit: build ## Unit tests beside a real Redis, rules of the source tree, co
 .PHONY: test-cluster
 test-cluster: build ## The programs together, on a real control plane, Envoy and Valkey.
 	RUST_LIB_BACKTRACE=0 $(CARGO) test --locked --test cluster -- --nocapture
+
+.PHONY: test-sdk
+test-sdk: $(SDK_VENV)/installed ## OpenAI's and Anthropic's Python clients see the same at DIRECT=URL and ROUTED=URL.
+	@test -n "$(DIRECT)" -a -n "$(ROUTED)" || { echo "make: say DIRECT=http://HOST:PORT (an engine) and ROUTED=http://HOST:PORT (the gateway)"; exit 2; }
+	MODEL="$(MODEL)" PYTHONDONTWRITEBYTECODE=1 $(SDK_VENV)/bin/python tests/sdk/compare.py "$(DIRECT)" "$(ROUTED)"
+
+$(SDK_VENV)/installed: tests/sdk/requirements.txt
+	python3 -m venv $(SDK_VENV)
+	$(SDK_VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
 
 ##@ Clean up
 
