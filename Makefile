@@ -6,6 +6,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 CHART := charts/llm-d-operator
 OPERATOR := $(TARGET)/debug/llm-d-operator
 RIG := $(TARGET)/debug/rig
+# The clients of test-sdk stay in the user's cache.
+SDK_VENV := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llm-d-rig/sdk
 
 .DEFAULT_GOAL := help
 
@@ -92,6 +94,7 @@ test-cluster-loop: build ## Run test-cluster N times in a row (20); LOAD=1 keeps
 	done; \
 	echo "$$passed passed, $$failed failed"; \
 	[ "$$failed" = 0 ]
+
 FUZZ_TARGETS := ext_proc kv_events openai sse zmtp
 
 .PHONY: fuzz
@@ -106,6 +109,16 @@ fuzz: ## Look for inputs that crash a parser: FUZZ_SECONDS (600) for each target
 		test -z "$$(ls fuzz/artifacts/$$target)" || { echo "$$target: see fuzz/artifacts/$$target"; exit 1; }; \
 	done
 	@echo "$(words $(FUZZ_TARGETS)) passed, 0 failed"
+
+.PHONY: test-sdk
+test-sdk: $(SDK_VENV)/installed ## OpenAI's and Anthropic's Python clients see the same at DIRECT=URL and ROUTED=URL.
+	@test -n "$(DIRECT)" -a -n "$(ROUTED)" || { echo "make: say DIRECT=http://HOST:PORT (an engine) and ROUTED=http://HOST:PORT (the gateway)"; exit 2; }
+	MODEL="$(MODEL)" PYTHONDONTWRITEBYTECODE=1 $(SDK_VENV)/bin/python tests/sdk/compare.py "$(DIRECT)" "$(ROUTED)"
+
+$(SDK_VENV)/installed: tests/sdk/requirements.txt
+	python3 -m venv $(SDK_VENV)
+	$(SDK_VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
 
 ##@ Measure it
 

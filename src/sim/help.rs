@@ -15,6 +15,14 @@ Model
   --port P                        [8000]
   --mode random|echo              what is answered
 
+APIs, as vLLM 0.32 reads and answers them
+  /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, /inference/v1/generate
+  with lists of prompts, n, logprobs, echo, stop strings, tools (called with made-up arguments);
+  .../render, /v1/messages/count_tokens, /tokenize, /detokenize; embeddings, pooling, classes,
+  scores and ranks made of the text; a WebSocket at /v1/realtime; and what only operators may
+  reach: /sleep, /wake_up, /is_sleeping, /reset_prefix_cache, /collective_rpc, ...
+  An answer is made of what the KV cache holds, the seed and the sample's number.
+
 Scheduler and KV cache
   --max-num-seqs N                requests that run at once [256]
   --max-num-batched-tokens N      tokens in a step [8192]

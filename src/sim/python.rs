@@ -93,6 +93,13 @@ impl Py {
         }
     }
 
+    /// True where comparisons see this whole number.
+    pub fn is_number(&self, number: i32) -> bool {
+        let number = f64::from(number);
+        self.number()
+            .is_some_and(|own| own.total_cmp(&number).is_eq())
+    }
+
     /// `str(value)`.
     pub fn text(&self) -> String {
         match self {

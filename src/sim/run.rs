@@ -132,11 +132,12 @@ impl Running {
             _ => (None, Addresses::default()),
         };
         let metrics = Arc::new(Mutex::new(Metrics::new(about(&config))));
+        let client = Client::default();
         let handle = task::start(
             Engine::new(settings(&config)),
             metrics.clone(),
             publisher.clone(),
-            Client::default(),
+            client.clone(),
             &inner,
         );
         let mut side_channel = None;
@@ -172,6 +173,7 @@ impl Running {
             tokens,
             handle,
             publisher,
+            client,
             side_channel,
             metrics,
             faults: Mutex::default(),

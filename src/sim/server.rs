@@ -35,9 +35,10 @@ use super::engine::{Hashing, Refused};
 use super::events::Publisher;
 use super::faults::{Faults, Verdict};
 use super::metrics::Metrics;
+use super::python::Py;
 use super::task::Handle;
 use super::tokens::Tokens;
-use super::transfer::SideChannel;
+use super::transfer::{self, Client, SideChannel};
 use crate::contract::HEADER_REQUEST_ID;
 use crate::openai::api::Api;
 use crate::telemetry::shutdown::Shutdown;
@@ -64,6 +65,8 @@ pub struct Sim {
     pub handle: Handle,
     /// KV events; only faults speak to it here.
     pub publisher: Option<Publisher>,
+    /// Asks other engines for KV cache.
+    pub client: Client,
     /// Where others fetch KV cache from us.
     pub side_channel: Option<SideChannel>,
     /// Counts.
@@ -233,9 +236,30 @@ impl Sim {
             Api::Messages => self.read_messages(&body),
             Api::Generate => self.read_generate(&body),
             _ => self.read_completion(&body),
-        }?;
+        };
+        if let Err(problem) = &ask {
+            self.give_up_transfer(&body, problem);
+        }
+        let ask = ask?;
         self.check_transfer(&ask)?;
         Ok(ask)
+    }
+
+    /// A request that vLLM itself refuses does not leave blocks behind in the engine that
+    /// computed its prompt; one whose fields are of the wrong type never gets so far.
+    fn give_up_transfer(&self, body: &Py, problem: &Problem) {
+        let parameters = body.get("kv_transfer_params").map(Py::value);
+        let remote = parameters.as_ref().and_then(transfer::remote);
+        let Some(remote) = remote.filter(|_| self.connector && !problem.is_of_types()) else {
+            return;
+        };
+        let client = self.client.clone();
+        // Ends by the client's own timeout; the blocks expire where it fails.
+        tokio::spawn(async move {
+            if let Err(error) = client.take(&remote).await {
+                tracing::warn!(engine = remote.engine, %error, "KV cache not given up");
+            }
+        });
     }
 
     fn form(self: Arc<Self>, api: Api) -> Box<dyn Form> {

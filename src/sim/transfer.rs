@@ -80,7 +80,7 @@ pub fn remote(parameters: &Value) -> Option<Remote> {
         host: text("remote_host")?,
         port,
         engine: text("remote_engine_id")?,
-        request: text("remote_request_id").unwrap_or_default(),
+        request: text("remote_request_id")?,
         blocks: blocks.iter().filter_map(Value::as_u64).collect(),
     })
 }

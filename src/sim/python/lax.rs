@@ -178,7 +178,7 @@ pub fn bool(value: &Py, at: &str) -> Result<bool, Fault> {
             _ => None,
         },
         Py::Float(number) if *number == 0.0 => return Ok(false),
-        Py::Float(number) if *number == 1.0 => return Ok(true),
+        Py::Float(_) if value.is_number(1) => return Ok(true),
         Py::Str(text) => match text.to_ascii_lowercase().as_str() {
             "0" | "off" | "f" | "false" | "n" | "no" => Some(false),
             "1" | "on" | "t" | "true" | "y" | "yes" => Some(true),

@@ -106,14 +106,7 @@ impl Sim {
                 _ => json!({"index": index, "object": "pooling", "data": written(tokens, format)}),
             })
             .collect();
-        Ok(self.list(id, &model, data, count(&lists)))
-    }
-
-    fn list(&self, id: &str, model: &str, data: Vec<Value>, tokens: usize) -> Value {
-        json!({
-            "id": id, "object": "list", "created": now_seconds(), "model": model,
-            "data": data, "usage": usage(tokens),
-        })
+        Ok(list(id, &model, &data, count(&lists)))
     }
 
     /// How alike texts are, in pairs.
@@ -143,8 +136,8 @@ impl Sim {
             .collect::<Result<_, _>>()?;
         self.check_texts(&pairs)?;
         let entry = |(index, tokens): (usize, &Vec<u32>)| json!({"index": index, "object": "score", "score": share(tokens, 0)});
-        let data = pairs.iter().enumerate().map(entry).collect();
-        Ok(self.list(id, &model, data, count(&pairs)))
+        let data: Vec<Value> = pairs.iter().enumerate().map(entry).collect();
+        Ok(list(id, &model, &data, count(&pairs)))
     }
 
     /// Texts in the order of what they have to do with a query.
@@ -216,6 +209,14 @@ impl Sim {
 
 fn count(lists: &[Vec<u32>]) -> usize {
     lists.iter().map(Vec::len).sum()
+}
+
+/// An answer with an entry for each text.
+fn list(id: &str, model: &str, data: &[Value], tokens: usize) -> Value {
+    json!({
+        "id": id, "object": "list", "created": now_seconds(), "model": model,
+        "data": data, "usage": usage(tokens),
+    })
 }
 
 fn usage(tokens: usize) -> Value {

@@ -69,6 +69,11 @@ impl Problem {
         }
     }
 
+    /// True where pydantic refuses the request, before vLLM's own code sees it.
+    pub(super) fn is_of_types(&self) -> bool {
+        self.kind == "Bad Request"
+    }
+
     /// Fields of the wrong type.
     pub(super) fn faults(faults: &[Fault]) -> Self {
         let (message, field) = told(faults);
@@ -103,7 +108,7 @@ impl Problem {
 
     /// The same in Anthropic's form, which vLLM uses for what its own checks refuse.
     pub(super) fn anthropic(&self) -> Value {
-        if self.kind == "Bad Request" {
+        if self.is_of_types() {
             return self.body();
         }
         json!({"type": "error", "error": {"type": self.kind, "message": self.message}})

@@ -91,7 +91,7 @@ fn answer(sim: &Sim, message: &[u8]) -> Value {
     let Ok(event) = loads(message) else {
         return error("invalid_json", "Invalid JSON".to_owned());
     };
-    let kind = event.get("type").map(Py::text).unwrap_or("None".to_owned());
+    let kind = event.get("type").map_or("None".to_owned(), Py::text);
     match kind.as_str() {
         "session.update" => match event.get("model").and_then(Py::as_str) {
             None => error("invalid_event", "Missing required field: model".to_owned()),

@@ -462,3 +462,24 @@ async fn logprobs_of_a_prompt_that_was_computed_elsewhere_break_the_engine() {
     prefiller.stop().await;
     decoder.stop().await;
 }
+
+#[tokio::test]
+async fn a_refused_request_gives_back_what_was_computed_for_it() {
+    let (prefiller, decoder) = (nixl(&[]).await, nixl(&[]).await);
+    let tokens: Vec<u32> = (0..100).collect();
+    let mut body = completion(&tokens, 4);
+    body["kv_transfer_params"] = prefilled(&prefiller, &body).await;
+    body["max_tokens"] = json!(4.5);
+    // The engine does not come to know of a body of the wrong types.
+    assert_eq!(decoder.post("/v1/completions", &body).await.status, 400);
+    assert_eq!(prefiller.count("sim:held_requests").await, 1);
+    body["max_tokens"] = json!(4);
+    body["top_p"] = json!(0);
+    assert_eq!(decoder.post("/v1/completions", &body).await.status, 400);
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while prefiller.count("sim:held_requests").await > 0 {
+        assert!(tokio::time::Instant::now() < deadline);
+    }
+    prefiller.stop().await;
+    decoder.stop().await;
+}

@@ -275,9 +275,10 @@ async fn what_vllm_refuses_is_refused_in_its_words() {
         assert_eq!(error["code"], 400);
         let told = error["message"].as_str().unwrap();
         assert!(told.starts_with(message), "{body}: {told}");
-        let kind = match told.contains("validation error") {
-            true => "Bad Request",
-            false => "BadRequestError",
+        let kind = if told.contains("validation error") {
+            "Bad Request"
+        } else {
+            "BadRequestError"
         };
         assert_eq!(error["type"], kind, "{body}");
     }

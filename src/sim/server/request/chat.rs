@@ -3,8 +3,8 @@
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::sampling::{Numbers, check_logprobs};
-use super::tools::{self, Call};
+use super::sampling::{Numbers, asks_for_logprobs, check_logprobs};
+use super::tools::{self, CALL_TOKENS, Call};
 use super::{Ask, Problem, Sim, UsageWanted};
 use crate::sim::engine::Finish;
 use crate::sim::python::Py;
@@ -89,16 +89,13 @@ impl Sim {
         let call = Call::chosen(chat.body, &chat.messages);
         let mut sampling = chat.numbers.verified()?;
         let asked = sampling.max_tokens;
-        if let Some(call) = &call
-            && asked.is_none_or(|asked| asked >= call.tokens() as i128)
-        {
+        let whole = CALL_TOKENS as i128;
+        if call.is_some() && asked.is_none_or(|asked| asked >= whole) {
             // A call ends by itself.
-            sampling.max_tokens = Some(call.tokens() as i128);
+            sampling.max_tokens = Some(whole);
         }
         let mut prompt = self.prompt(tokens, &sampling, None)?;
-        if let Some(call) = &call
-            && prompt.max_tokens == call.tokens()
-        {
+        if call.is_some() && prompt.max_tokens == CALL_TOKENS {
             prompt.finish = Finish::Stop;
         }
         Ok(Ask {
@@ -153,8 +150,8 @@ fn check(body: &Py) -> Result<(), Problem> {
     }
     tools::check(body)?;
     check_logprobs(body, "top_logprobs")?;
-    let top = body.get("top_logprobs").and_then(Py::number);
-    if top.is_some_and(|top| top == -1.0 || top > 0.0) && !given("logprobs") {
+    let top = body.get("top_logprobs");
+    if top.is_some_and(asks_for_logprobs) && !given("logprobs") {
         let message = "when using `top_logprobs`, `logprobs` must be set to true.";
         return Err(Problem::field(message, "top_logprobs"));
     }

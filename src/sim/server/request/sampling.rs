@@ -279,6 +279,11 @@ pub(in crate::sim::server) fn stop(fields: &mut Fields<'_>, name: &str) -> Vec<S
     Vec::new()
 }
 
+/// True for a number of logprobs, or for all of them.
+pub(in crate::sim::server) fn asks_for_logprobs(value: &Py) -> bool {
+    value.is_number(-1) || value.number().is_some_and(|count| count > 0.0)
+}
+
 /// Checks of logprobs on the raw body: they must be numbers, and be told at all.
 pub(in crate::sim::server) fn check_logprobs(body: &Py, own: &str) -> Result<(), Problem> {
     for field in ["prompt_logprobs", own] {
@@ -288,20 +293,17 @@ pub(in crate::sim::server) fn check_logprobs(body: &Py, own: &str) -> Result<(),
             return Err(Problem::value(&message, field, &value.text()));
         }
     }
-    let number = |field: &str| body.get(field).and_then(Py::number);
     let stream = body.get("stream").is_some_and(Py::truthy);
-    if let Some(count) = number("prompt_logprobs")
-        && stream
-        && (count > 0.0 || count == -1.0)
-    {
+    if stream && body.get("prompt_logprobs").is_some_and(asks_for_logprobs) {
         let message = "`prompt_logprobs` are not available when `stream=True`.";
         return Err(Problem::field(message, "prompt_logprobs"));
     }
     for field in ["prompt_logprobs", own] {
-        if number(field).is_some_and(|count| count < 0.0 && count != -1.0) {
-            let value = body.get(field).map(Py::text).unwrap_or_default();
+        let negative = |value: &&Py| value.number().is_some_and(|count| count < 0.0);
+        let value = body.get(field).filter(negative);
+        if let Some(value) = value.filter(|value| !value.is_number(-1)) {
             let message = format!("`{field}` must be a positive value or -1.");
-            return Err(Problem::value(&message, field, &value));
+            return Err(Problem::value(&message, field, &value.text()));
         }
     }
     Ok(())

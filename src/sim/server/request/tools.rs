@@ -12,7 +12,7 @@ use crate::sim::python::Py;
 use crate::sim::python::lax::{self, Fault, Fields};
 
 /// Tokens of a call.
-const CALL_TOKENS: usize = 8;
+pub(in crate::sim::server) const CALL_TOKENS: usize = 8;
 const USAGE: &str = r#"Correct usage: `{"type": "function", "function": {"name": "my_function"}}`"#;
 
 /// How the tool was chosen; the answer's form depends on it.
@@ -37,11 +37,6 @@ pub(in crate::sim::server) struct Call {
 }
 
 impl Call {
-    /// Tokens of a call.
-    pub(in crate::sim::server) fn tokens(&self) -> usize {
-        CALL_TOKENS
-    }
-
     /// The call that a checked body asks for.
     pub(in crate::sim::server) fn chosen(body: &Py, messages: &[&Py]) -> Option<Self> {
         let tools = body.get("tools")?.as_list()?;
