@@ -53,14 +53,20 @@ async fn counted(
             let answer = cluster.chat(MODEL, "still there?", false, &[]).await?;
             if answer.status != 200 {
                 let said = format!("{}: {}", answer.status, answer.text());
-                refused.lock().unwrap_or_else(PoisonError::into_inner).push(said);
+                refused
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(said);
             }
             let now = now().await?;
             Ok((now <= before).then(|| format!("{now}")))
         })
         .await?;
     let refused = refused.into_inner().unwrap_or_else(PoisonError::into_inner);
-    ensure!(refused.is_empty(), "{series}: refused meanwhile: {refused:?}");
+    ensure!(
+        refused.is_empty(),
+        "{series}: refused meanwhile: {refused:?}"
+    );
     eprintln!("{series}: counted");
     Ok(())
 }

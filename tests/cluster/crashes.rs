@@ -75,7 +75,9 @@ pub(crate) async fn kill(cluster: &Running, pid_file: &std::path::Path) -> Resul
         std::fs::read_to_string(pid_file).with_context(|| format!("read {}", pid_file.display()))
     };
     cluster
-        .wait_for("the process to live", LIMIT, || async { read().map(|_| None) })
+        .wait_for("the process to live", LIMIT, || async {
+            read().map(|_| None)
+        })
         .await?;
     let pid = read()?;
     let status = std::process::Command::new("kill")
