@@ -84,7 +84,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
             listeners.push(Listener {
                 filters: vec![filter.clone()],
                 buffer_bytes,
-                ..Listener::new(mode, cluster)
+                ..Listener::new(&format!("{mode}-{cluster}"), cluster)
             });
         }
     }
