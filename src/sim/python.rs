@@ -70,6 +70,19 @@ impl Py {
         matches!(self, Self::None)
     }
 
+    /// `type(value).__name__`
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::None => "NoneType",
+            Self::Bool(_) => "bool",
+            Self::Int(_) => "int",
+            Self::Float(_) => "float",
+            Self::Str(_) => "str",
+            Self::List(_) => "list",
+            Self::Dict(_) => "dict",
+        }
+    }
+
     /// What `if value:` asks.
     pub fn truthy(&self) -> bool {
         match self {

@@ -172,13 +172,11 @@ pub fn bool(value: &Py, at: &str) -> Result<bool, Fault> {
     const PARSING: &str = "Input should be a valid boolean, unable to interpret input";
     let parsed = match value {
         Py::Bool(value) => return Ok(*value),
-        Py::Int(number) => match number {
-            0 => Some(false),
-            1 => Some(true),
-            _ => None,
-        },
+        Py::Int(_) | Py::Float(_) if value.is_number(1) => return Ok(true),
+        Py::Int(0) => return Ok(false),
         Py::Float(number) if *number == 0.0 => return Ok(false),
-        Py::Float(_) if value.is_number(1) => return Ok(true),
+        Py::Int(number) if i64::try_from(*number).is_ok() => None,
+        Py::Float(number) if number.fract() == 0.0 => None,
         Py::Str(text) => match text.to_ascii_lowercase().as_str() {
             "0" | "off" | "f" | "false" | "n" | "no" => Some(false),
             "1" | "on" | "t" | "true" | "y" | "yes" => Some(true),
@@ -204,6 +202,24 @@ pub fn text<'a>(value: &'a Py, at: &str) -> Result<&'a str, Fault> {
     value
         .as_str()
         .ok_or_else(|| Fault::new("string_type", at, "Input should be a valid string", value))
+}
+
+/// One of a few words.
+///
+/// # Errors
+/// Where it is none of them.
+pub fn one_of<'a>(value: &'a Py, at: &str, words: &[&str]) -> Result<&'a str, Fault> {
+    if let Some(word) = value.as_str().filter(|word| words.contains(word)) {
+        return Ok(word);
+    }
+    let quotes: Vec<String> = words.iter().map(|word| quoted(word)).collect();
+    let expected = match &quotes[..] {
+        [rest @ .., last] if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        one => one.concat(),
+    };
+    let message = format!("Input should be {expected}");
+    let fault = Fault::new("literal_error", at, message, value);
+    Err(fault.with(format!("'expected': {}", quoted(&expected))))
 }
 
 /// A `list`, each element through `each`.
@@ -317,6 +333,22 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A list that must be there.
+    pub fn required_list<T>(
+        &mut self,
+        name: &str,
+        each: impl Fn(&'a Py, &str) -> Result<T, Fault>,
+    ) -> Option<Vec<T>> {
+        let value = self.required(name)?;
+        match list(value, &self.path(name), each) {
+            Ok(items) => Some(items),
+            Err(faults) => {
+                self.faults.extend(faults);
+                None
+            }
+        }
+    }
+
     /// A field that must be there, as it is.
     pub fn required(&mut self, name: &str) -> Option<&'a Py> {
         let value = self.raw(name);
@@ -392,7 +424,9 @@ mod tests {
         for (json, kind) in [
             ("2", "bool_parsing"),
             ("\"maybe\"", "bool_parsing"),
+            ("3.0", "bool_parsing"),
             ("0.5", "bool_type"),
+            ("99999999999999999999", "bool_type"),
             ("null", "bool_type"),
         ] {
             assert_eq!(bool(&value(json), "a").unwrap_err().kind, kind, "{json}");

@@ -20,7 +20,7 @@ use super::request::{self, checked, completions};
 use super::{Sim, check_media_type, now_seconds, request_id};
 use crate::openai::api::Api;
 use crate::sim::python::Py;
-use crate::sim::python::lax::{self, Fault, Fields};
+use crate::sim::python::lax::{self, Fields};
 
 /// Numbers in a vector.
 const DIMENSIONS: u64 = 64;
@@ -242,19 +242,13 @@ enum Format {
 }
 
 fn encoding(fields: &mut Fields<'_>) -> Format {
-    let read = |value: &Py, at: &str| match value.as_str() {
-        Some("float") => Ok(Format::Numbers),
-        Some("base64") => Ok(Format::Base64),
-        _ => {
-            let expected = "'float', 'base64', 'bytes' or 'bytes_only'";
-            let fault = Fault::new(
-                "literal_error",
-                at,
-                format!("Input should be {expected}"),
-                value,
-            );
-            Err(fault.with(format!("'expected': \"{expected}\"")))
-        }
+    let read = |value, at: &str| {
+        let word = lax::one_of(value, at, &["float", "base64", "bytes", "bytes_only"])?;
+        // Raw bytes are not made here.
+        Ok(match word {
+            "base64" => Format::Base64,
+            _ => Format::Numbers,
+        })
     };
     fields.plain("encoding_format", Format::Numbers, read)
 }

@@ -208,10 +208,9 @@ impl Sim {
             ));
         }
         let room = most - prompt;
-        let asked = sampling.max_tokens.map(|count| {
-            let count = count.clamp(0, most as i128);
-            usize::try_from(count).unwrap_or(most).min(room)
-        });
+        let asked = sampling
+            .max_tokens
+            .map(|count| usize::try_from(count).unwrap_or(0).min(room));
         let least = sampling.min_tokens;
         let (max_tokens, finish) = if self.config.echo && asked.is_none_or(|asked| asked >= prompt)
         {
@@ -227,8 +226,9 @@ impl Sim {
             }
         };
         if max_tokens < 1 {
-            let message = format!("max_tokens must be at least 1, got {max_tokens}.");
-            let value = max_tokens.to_string();
+            let given = sampling.max_tokens.filter(|given| *given < 0);
+            let value = given.unwrap_or(max_tokens as i128).to_string();
+            let message = format!("max_tokens must be at least 1, got {value}.");
             return Err(Problem::value(&message, "max_tokens", &value));
         }
         if least > max_tokens {

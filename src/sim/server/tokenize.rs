@@ -74,7 +74,7 @@ impl Sim {
         let strings = fields.optional("return_token_strs", lax::bool) == Some(true);
         let chat = fields.raw("messages").is_some();
         let prompt = if chat {
-            fields.optional_list("messages", lax::dict);
+            fields.required_list("messages", lax::dict);
             None
         } else {
             fields.required("prompt");
@@ -102,8 +102,7 @@ impl Sim {
         let body = request::body(body)?;
         let mut fields = request::fields(&body)?;
         let model = fields.optional("model", lax::text);
-        fields.required("tokens");
-        let numbers = fields.optional_list("tokens", request::token);
+        let numbers = fields.required_list("tokens", request::token);
         checked(&fields)?;
         self.served(model)?;
         let tokens = request::tokens(&numbers.unwrap_or_default())?;

@@ -8,8 +8,10 @@ use super::tools::{self, CALL_TOKENS, Call};
 use super::{Ask, Problem, Sim, UsageWanted};
 use crate::sim::engine::Finish;
 use crate::sim::python::Py;
-use crate::sim::python::lax;
+use crate::sim::python::lax::{self, Fields};
 
+/// How much a model may think.
+const EFFORTS: &[&str] = &["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 /// Fields of a chat that change its prompt.
 const TEMPLATE_FIELDS: [&str; 8] = [
     "add_generation_prompt",
@@ -40,12 +42,7 @@ impl Sim {
             check(body)?;
         }
         let mut fields = super::fields(body)?;
-        fields.required("messages");
-        let messages = fields.optional_list("messages", lax::dict);
-        if fields.raw("messages").is_some_and(Py::is_none) {
-            let fault = lax::list(&Py::None, "body.messages", lax::dict);
-            fields.faults.extend(fault.err().into_iter().flatten());
-        }
+        let messages = fields.required_list("messages", lax::dict);
         let model = fields.optional("model", lax::text);
         let mut numbers = Numbers::read(&mut fields);
         let logprobs = fields.optional("logprobs", lax::bool) == Some(true);
@@ -57,6 +54,14 @@ impl Sim {
         numbers.n = fields.optional("n", lax::int);
         let (stream, usage) = super::streaming(&mut fields);
         tools::read(&mut fields);
+        fields.optional("user", lax::text);
+        fields.optional("reasoning_effort", |value, at| {
+            lax::one_of(value, at, EFFORTS)
+        });
+        fields.optional("parallel_tool_calls", lax::bool);
+        fields.plain("add_generation_prompt", true, lax::bool);
+        fields.plain("continue_final_message", false, lax::bool);
+        response_format(&mut fields);
         let return_token_ids = fields.optional("return_token_ids", lax::bool) == Some(true);
         let id = fields.plain("request_id", "", lax::text).to_owned();
         super::checked(&fields)?;
@@ -143,6 +148,12 @@ fn template_input(body: &Py) -> Result<(Box<RawValue>, String), Problem> {
 /// What is checked on the raw body, in vLLM's order.
 fn check(body: &Py) -> Result<(), Problem> {
     let given = |name: &str| body.get(name).is_some_and(Py::truthy);
+    if let Some(messages @ (Py::None | Py::Bool(_) | Py::Int(_) | Py::Float(_))) =
+        body.get("messages")
+    {
+        let kind = messages.type_name();
+        return Err(Problem::bad(format!("'{kind}' object is not iterable")));
+    }
     if given("continue_final_message") && given("add_generation_prompt") {
         return Err(Problem::bad(
             "Cannot set both `continue_final_message` and `add_generation_prompt` to True.",
@@ -160,7 +171,48 @@ fn check(body: &Py) -> Result<(), Problem> {
     super::check_cache_salt(body)
 }
 
-/// `response_format` is accepted and changes nothing: no answer here means anything.
+/// `response_format` is one of three forms; it changes nothing, as no answer here means
+/// anything.
+pub(super) fn response_format(fields: &mut Fields<'_>) {
+    const PLAIN: &[&str] = &["text", "json_object", "json_schema"];
+    const TAG: &[&str] = &["structural_tag"];
+    let Some(value) = fields
+        .raw("response_format")
+        .filter(|value| !value.is_none())
+    else {
+        return;
+    };
+    let path = fields.path("response_format");
+    let forms: [(&[&str], &[&str]); 3] = [
+        (PLAIN, &[]),
+        (TAG, &["format"]),
+        (TAG, &["structures", "triggers"]),
+    ];
+    let mut faults = Vec::new();
+    for (types, others) in forms {
+        let mut form = match Fields::new(value, &path) {
+            Ok(form) => form,
+            Err(fault) => {
+                faults.push(fault);
+                continue;
+            }
+        };
+        if let Some(kind) = form.required("type") {
+            let kind = lax::one_of(kind, &form.path("type"), types);
+            form.take(kind);
+        }
+        for other in others {
+            form.required(other);
+        }
+        if form.faults.is_empty() {
+            return;
+        }
+        faults.append(&mut form.faults);
+    }
+    fields.faults.append(&mut faults);
+}
+
+/// A schema must be there where one is promised.
 pub(super) fn check_response_format(body: &Py) -> Result<(), Problem> {
     let Some(format) = body
         .get("response_format")

@@ -37,6 +37,8 @@ impl Sim {
         let add_special = fields.plain("add_special_tokens", true, lax::bool);
         let return_token_ids = fields.optional("return_token_ids", lax::bool) == Some(true);
         let id = fields.plain("request_id", "", lax::text).to_owned();
+        fields.optional("user", lax::text);
+        super::chat::response_format(&mut fields);
         super::checked(&fields)?;
 
         let (model, lora) = self.served(model)?;

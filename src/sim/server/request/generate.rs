@@ -12,8 +12,8 @@ impl Sim {
     pub(in crate::sim::server) fn read_generate(&self, body: &Py) -> Result<Ask, Problem> {
         super::check_cache_salt(body)?;
         let mut fields = super::fields(body)?;
-        let given = fields.required("token_ids");
-        let numbers = fields.optional_list("token_ids", lax::int);
+        let given = fields.raw("token_ids");
+        let numbers = fields.required_list("token_ids", lax::int);
         if let (Some(given), Some(numbers)) = (given, &numbers) {
             fields.faults.extend(check_tokens(given, numbers));
         }

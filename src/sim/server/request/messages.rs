@@ -10,6 +10,18 @@ use super::{Ask, Problem, Sim, UsageWanted};
 use crate::sim::python::Py;
 use crate::sim::python::lax::{self, Fault, Fields};
 
+/// What a message is made of.
+const BLOCKS: &[&str] = &[
+    "text",
+    "image",
+    "tool_use",
+    "tool_result",
+    "tool_reference",
+    "thinking",
+    "redacted_thinking",
+    "tool_addition",
+    "tool_removal",
+];
 /// A header that one client puts into its system prompt, different each time.
 const BILLING: &str = "x-anthropic-billing-header";
 
@@ -28,7 +40,8 @@ impl Sim {
         });
         let mut numbers = Numbers::basic(&mut fields);
         numbers.max_tokens = most;
-        numbers.set_stop(sampling::stop(&mut fields, "stop_sequences"));
+        numbers.set_stop(sampling::stops(&mut fields, "stop_sequences"));
+        fields.optional("metadata", lax::dict);
         let stream = fields.optional("stream", lax::bool) == Some(true);
         super::checked(&fields)?;
 
@@ -90,6 +103,7 @@ fn read_common<'a>(fields: &mut Fields<'a>) -> Option<&'a str> {
     if let Some(system) = fields.raw("system").filter(|system| !system.is_none()) {
         fields.faults.extend(content_faults(system, "body.system"));
     }
+    read_tool_choice(fields);
     let tools = fields.optional_list("tools", |tool, at| Ok((tool, at.to_owned())));
     for (tool, at) in tools.into_iter().flatten() {
         let Some(mut tool) = fields.take(Fields::new(tool, &at)) else {
@@ -108,19 +122,32 @@ fn read_common<'a>(fields: &mut Fields<'a>) -> Option<&'a str> {
     model
 }
 
+fn read_tool_choice(fields: &mut Fields<'_>) {
+    let choice = fields.raw("tool_choice");
+    let Some(choice) = choice.filter(|choice| !choice.is_none()) else {
+        return;
+    };
+    let choice = Fields::new(choice, &fields.path("tool_choice"));
+    let Some(mut choice) = fields.take(choice) else {
+        return;
+    };
+    if let Some(kind) = choice.required("type") {
+        let words = ["auto", "any", "tool", "none"];
+        let kind = lax::one_of(kind, &choice.path("type"), &words);
+        choice.take(kind);
+    }
+    fields.faults.append(&mut choice.faults);
+}
+
 fn message_faults(message: &Py, at: &str) -> Vec<Fault> {
     let mut message = match Fields::new(message, at) {
         Ok(message) => message,
         Err(fault) => return vec![fault],
     };
-    if let Some(role) = message.required("role")
-        && !matches!(role.as_str(), Some("user" | "assistant" | "system"))
-    {
-        let expected = "'user', 'assistant' or 'system'";
-        let told = format!("Input should be {expected}");
-        let fault = Fault::new("literal_error", &message.path("role"), told, role);
-        let fault = fault.with(format!("'expected': \"{expected}\""));
-        message.faults.push(fault);
+    if let Some(role) = message.required("role") {
+        let roles = ["user", "assistant", "system"];
+        let role = lax::one_of(role, &message.path("role"), &roles);
+        message.take(role);
     }
     if let Some(content) = message.required("content") {
         let faults = content_faults(content, &message.path("content"));
@@ -131,12 +158,36 @@ fn message_faults(message: &Py, at: &str) -> Vec<Fault> {
 
 /// A text, or a list of blocks.
 fn content_faults(content: &Py, at: &str) -> Vec<Fault> {
-    if content.as_str().is_some() || content.as_list().is_some() {
+    if content.as_str().is_some() {
         return Vec::new();
     }
-    let text = lax::text(content, at).err();
-    let list = lax::list(content, at, lax::dict).err();
-    text.into_iter().chain(list.into_iter().flatten()).collect()
+    let mut faults = Vec::new();
+    match lax::list(content, at, |block, at| Ok((block, at.to_owned()))) {
+        Err(more) => faults.extend(more),
+        Ok(blocks) => {
+            for (block, at) in blocks {
+                faults.extend(block_faults(block, &at));
+            }
+        }
+    }
+    if !faults.is_empty() {
+        let text = lax::text(content, at).err();
+        faults.splice(0..0, text);
+    }
+    faults
+}
+
+fn block_faults(block: &Py, at: &str) -> Vec<Fault> {
+    let mut block = match Fields::new(block, at) {
+        Ok(block) => block,
+        Err(fault) => return vec![fault],
+    };
+    if let Some(kind) = block.required("type") {
+        let kind = lax::one_of(kind, &block.path("type"), BLOCKS);
+        block.take(kind);
+    }
+    block.optional("text", lax::text);
+    block.faults
 }
 
 /// The same chat in OpenAI's form.

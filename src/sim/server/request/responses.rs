@@ -8,6 +8,15 @@ use super::{Ask, Problem, Sim, UsageWanted};
 use crate::sim::python::Py;
 use crate::sim::python::lax::{self, Fields};
 
+/// What an answer may include.
+const INCLUDED: &[&str] = &[
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+];
 /// Fields that the answer repeats.
 const REPEATED: [&str; 8] = [
     "instructions",
@@ -39,6 +48,7 @@ impl Sim {
         numbers.logprobs = told.then_some(top);
         let stream = fields.optional("stream", lax::bool) == Some(true);
         let id = fields.plain("request_id", "", lax::text).to_owned();
+        read_others(&mut fields);
         super::checked(&fields)?;
 
         let previous = body.get("previous_response_id").filter(|id| !id.is_none());
@@ -86,6 +96,23 @@ fn tools_default(body: &Py) -> &'static str {
     }
 }
 
+/// Fields that change nothing here, but must be what they are.
+fn read_others(fields: &mut Fields<'_>) {
+    fields.optional("background", lax::bool);
+    fields.optional("store", lax::bool);
+    fields.optional_list("include", |value, at| lax::one_of(value, at, INCLUDED));
+    if fields.raw("tools").is_some() {
+        fields.required_list("tools", lax::dict);
+    }
+    if let Some(choice) = fields.raw("tool_choice")
+        && choice.get("type").and_then(Py::as_str).is_none()
+    {
+        let words = ["none", "auto", "required"];
+        let word = lax::one_of(choice, "body.tool_choice", &words);
+        fields.take(word);
+    }
+}
+
 /// A text, or a list of items.
 fn read_input(fields: &mut Fields<'_>) {
     let Some(input) = fields.required("input") else {
@@ -103,6 +130,12 @@ fn read_input(fields: &mut Fields<'_>) {
 
 /// What vLLM checks on the raw body.
 fn check(body: &Py) -> Result<(), Problem> {
+    if let Some(tools @ (Py::Bool(_) | Py::Int(_) | Py::Float(_))) = body.get("tools") {
+        let kind = tools.type_name();
+        return Err(Problem::bad(format!(
+            "object of type '{kind}' has no len()"
+        )));
+    }
     let tools = body.get("tools").is_some_and(Py::truthy);
     match body.get("tool_choice") {
         Some(Py::Str(choice)) if choice == "required" && !tools => {

@@ -254,28 +254,39 @@ pub(in crate::sim::server) fn stop(fields: &mut Fields<'_>, name: &str) -> Vec<S
     if let Some(text) = value.as_str() {
         return vec![text.to_owned()];
     }
-    let path = fields.path(name);
-    match lax::list(value, &path, lax::text) {
-        Ok(texts) if texts.len() <= MAX_STOP_STRINGS => {
-            return texts.into_iter().map(str::to_owned).collect();
-        }
-        Ok(texts) => {
-            fields.faults.extend(lax::text(value, &path).err());
-            let count = texts.len();
-            let message = format!(
-                "List should have at most {MAX_STOP_STRINGS} items after validation, not {count}"
-            );
-            let context = format!(
-                "'field_type': 'List', 'max_length': {MAX_STOP_STRINGS}, 'actual_length': {count}"
-            );
-            let fault = Fault::new("too_long", &path, message, value).with(context);
-            fields.faults.push(fault);
-        }
-        Err(faults) => {
-            fields.faults.extend(lax::text(value, &path).err());
-            fields.faults.extend(faults);
-        }
+    let before = fields.faults.len();
+    let stops = stops(fields, name);
+    if fields.faults.len() > before {
+        // Nor is it a single text.
+        let fault = lax::text(value, &fields.path(name)).err();
+        fields.faults.splice(before..before, fault);
     }
+    stops
+}
+
+/// Up to four texts.
+pub(in crate::sim::server) fn stops(fields: &mut Fields<'_>, name: &str) -> Vec<String> {
+    let Some(value) = fields.raw(name).filter(|value| !value.is_none()) else {
+        return Vec::new();
+    };
+    let path = fields.path(name);
+    let texts = match lax::list(value, &path, lax::text) {
+        Ok(texts) => texts,
+        Err(faults) => {
+            fields.faults.extend(faults);
+            return Vec::new();
+        }
+    };
+    let count = texts.len();
+    if count <= MAX_STOP_STRINGS {
+        return texts.into_iter().map(str::to_owned).collect();
+    }
+    let message =
+        format!("List should have at most {MAX_STOP_STRINGS} items after validation, not {count}");
+    let context =
+        format!("'field_type': 'List', 'max_length': {MAX_STOP_STRINGS}, 'actual_length': {count}");
+    let fault = Fault::new("too_long", &path, message, value).with(context);
+    fields.faults.push(fault);
     Vec::new()
 }
 

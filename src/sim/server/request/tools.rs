@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::Problem;
 use crate::sim::python::Py;
-use crate::sim::python::lax::{self, Fault, Fields};
+use crate::sim::python::lax::{self, Fields};
 
 /// Tokens of a call.
 pub(in crate::sim::server) const CALL_TOKENS: usize = 8;
@@ -119,14 +119,8 @@ pub(super) fn read(fields: &mut Fields<'_>) {
     for (at, tool) in tools.into_iter().flatten().enumerate() {
         let tool = fields.take(Fields::new(tool, &format!("{path}.{at}")));
         let Some(mut tool) = tool else { continue };
-        let literal = |value: &Py, at: &str| {
-            if value.as_str() == Some("function") {
-                return Ok(());
-            }
-            let fault = Fault::new("literal_error", at, "Input should be 'function'", value);
-            Err(fault.with("'expected': \"'function'\"".to_owned()))
-        };
-        tool.plain("type", (), literal);
+        let kind = |value, at: &str| lax::one_of(value, at, &["function"]);
+        tool.plain("type", "", kind);
         if let Some(function) = tool.required("function") {
             let function = Fields::new(function, &tool.path("function"));
             if let Some(mut function) = tool.take(function) {
