@@ -17,15 +17,25 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 /// Label of the pods.
 pub const SELECTOR: &str = "app=vllm";
 
-/// Serves these endpoints as ready decode pods, for as long as the process runs.
+/// The running server; it ends when dropped.
+pub struct KubeApi(JoinHandle<()>);
+
+impl Drop for KubeApi {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Serves these endpoints as ready decode pods.
 ///
 /// # Errors
 /// When the address is taken.
-pub async fn serve(address: SocketAddr, engines: &[SocketAddr]) -> Result<()> {
+pub async fn serve(address: SocketAddr, engines: &[SocketAddr]) -> Result<KubeApi> {
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("listen on {address}"))?;
@@ -33,7 +43,7 @@ pub async fn serve(address: SocketAddr, engines: &[SocketAddr]) -> Result<()> {
     let list = json!({"kind": "PodList", "apiVersion": "v1",
         "metadata": {"resourceVersion": "1"}, "items": pods});
     let list = Bytes::from(list.to_string());
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         while let Ok((connection, _)) = listener.accept().await {
             let list = list.clone();
             let service = service_fn(move |request| {
@@ -48,7 +58,7 @@ pub async fn serve(address: SocketAddr, engines: &[SocketAddr]) -> Result<()> {
             });
         }
     });
-    Ok(())
+    Ok(KubeApi(task))
 }
 
 /// A kubeconfig file for it.

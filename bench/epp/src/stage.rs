@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::client::Client;
 use crate::envoy::{self, Listener};
 use crate::kind::{Epp, Kind, Surroundings};
-use crate::kubeapi;
+use crate::kubeapi::{self, KubeApi};
 use crate::net::{self, Net};
 use crate::process::{Process, Spec};
 
@@ -60,6 +60,7 @@ pub struct Stage {
     /// Addresses of this run.
     pub net: Net,
     _engines: Process,
+    _kube_api: KubeApi,
     folder: Folder,
 }
 
@@ -91,7 +92,7 @@ impl Stage {
         let addresses = net.engines(common.endpoints);
         let kube_api = net.at(9443);
         around.prepare(&addresses, kube_api)?;
-        kubeapi::serve(kube_api, &addresses).await?;
+        let kube_api = kubeapi::serve(kube_api, &addresses).await?;
         let engines = Process::start(&engines(&net, common.endpoints)?, &dir)?;
         for address in &addresses {
             net::listening(*address, START)
@@ -122,6 +123,7 @@ impl Stage {
             listeners,
             net,
             _engines: engines,
+            _kube_api: kube_api,
             folder,
         };
         stage.wait().await.with_context(|| stage.logs())?;
