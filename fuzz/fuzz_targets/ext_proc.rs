@@ -41,7 +41,7 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn settle(stream: &mut Stream, effects: &mut Effects) {
-    while let Some(effect) = effects.next() {
+    while let Some(effect) = effects.pop() {
         match effect {
             Effect::Send(reply) => assert!(!reply.encode_to_vec().is_empty()),
             Effect::Decide => {

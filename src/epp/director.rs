@@ -27,6 +27,17 @@ use crate::scheduling::{Decision, Pipeline, RequestFacts, Scratch};
 /// request gets its place, so a few are enough to spread a burst.
 const ROUNDS: usize = 4;
 
+/// What this process is told apart by.
+#[derive(Debug)]
+pub struct Names {
+    /// Keys of session names.
+    pub session_keys: SessionKeys,
+    /// In front of the ids of requests that come without one.
+    pub id_prefix: String,
+    /// Where the turns among equal endpoints begin: another place in each replica.
+    pub first_turn: u64,
+}
+
 /// Decides for all streams; shared by them.
 pub struct Director {
     pipeline: Arc<Pipeline>,
@@ -79,18 +90,20 @@ impl PromptRead {
 const HEAVY_BYTES: usize = 256 << 10;
 
 impl Director {
-    /// A director over these endpoints. Turns begin at `first_turn`: replicas that begin at
-    /// different ones do not pick alike.
+    /// A director over these endpoints.
     pub fn new(
         pipeline: Arc<Pipeline>,
         datastore: Datastore,
         knowledge: Knowledge,
         decisions: Option<Decisions>,
         metrics: EppMetrics,
-        session_keys: SessionKeys,
-        id_prefix: String,
-        first_turn: u64,
+        names: Names,
     ) -> Arc<Self> {
+        let Names {
+            session_keys,
+            id_prefix,
+            first_turn,
+        } = names;
         Arc::new(Self {
             pipeline,
             datastore,
@@ -178,7 +191,7 @@ impl Director {
                 tokens_from: prompt.blocks.tokens_from,
                 considered,
                 outcome: match &decided {
-                    Ok((decision, _)) => Ok(decision.clone()),
+                    Ok((decision, _)) => Ok(*decision),
                     Err(error) => Err(error.to_string()),
                 },
             });

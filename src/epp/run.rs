@@ -17,7 +17,7 @@ use tonic_health::server::HealthReporter;
 use super::cli::{self, Args, Command};
 use super::datastore::Datastore;
 use super::decisions::Decisions;
-use super::director::Director;
+use super::director::{Director, Names};
 use super::ext_proc::exchange::{Bounds, Exchanges};
 use super::ext_proc::mode::BodyMode;
 use super::ext_proc::serve;
@@ -142,10 +142,12 @@ async fn serve(args: &Args, scheduling: SchedulingConfig) -> anyhow::Result<()> 
         knowledge,
         args.enable_debug_endpoints.then_some(decisions),
         metrics.clone(),
-        session_keys(shared)?,
-        id_prefix(),
-        // Randomly keyed by the operating system.
-        RandomState::new().hash_one(()),
+        Names {
+            session_keys: session_keys(shared)?,
+            id_prefix: id_prefix(),
+            // Randomly keyed by the operating system.
+            first_turn: RandomState::new().hash_one(()),
+        },
     );
     let bounds = Bounds {
         managed,

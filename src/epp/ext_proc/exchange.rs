@@ -114,7 +114,7 @@ impl Exchange {
     /// The next reply; `None` when the gateway has ended the stream.
     pub async fn next(&mut self) -> Option<Result<ProcessingResponse, Status>> {
         loop {
-            while let Some(effect) = self.effects.next() {
+            while let Some(effect) = self.effects.pop() {
                 match effect {
                     Effect::Send(reply) => return Some(Ok(reply)),
                     Effect::Decide => self.decide().await,
@@ -229,7 +229,7 @@ impl From<Result<Option<ProcessingRequest>, Status>> for Next {
 
 /// Counts a stream as open until dropped.
 struct Open {
-    open: Arc<AtomicUsize>,
+    count: Arc<AtomicUsize>,
     metrics: EppMetrics,
     /// Streams that were open before.
     before: usize,
@@ -240,7 +240,7 @@ impl Open {
         of.metrics.stream_opened(1);
         Self {
             before: of.open.fetch_add(1, Ordering::Relaxed),
-            open: Arc::clone(&of.open),
+            count: Arc::clone(&of.open),
             metrics: of.metrics.clone(),
         }
     }
@@ -248,7 +248,7 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.count.fetch_sub(1, Ordering::Relaxed);
         self.metrics.stream_opened(-1);
     }
 }

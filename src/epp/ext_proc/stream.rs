@@ -40,7 +40,7 @@ pub struct Effects(std::collections::VecDeque<Effect>);
 
 impl Effects {
     /// The next one.
-    pub fn next(&mut self) -> Option<Effect> {
+    pub fn pop(&mut self) -> Option<Effect> {
         self.0.pop_front()
     }
 

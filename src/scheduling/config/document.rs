@@ -170,16 +170,13 @@ fn plugins<'a>(items: &[Item<'a>], report: &mut Report) -> Vec<Plugin<'a>> {
     let mut plugins = Vec::new();
     for mut read in read {
         let parameters = read.fields.fields("parameters", report);
-        let part = match types::find(read.type_name) {
-            Some(known) => {
-                say_what_it_is(known, &read.type_at, report);
-                parts::make(known.name, known.kind, parameters, &declared, report)
-            }
-            None => {
-                unknown(read.type_name, read.type_at, report);
-                // Whoever names it is not blamed too.
-                Part::Broken(Kind::Elsewhere(""))
-            }
+        let part = if let Some(known) = types::find(read.type_name) {
+            say_what_it_is(known, &read.type_at, report);
+            parts::make(known.name, known.kind, parameters, &declared, report)
+        } else {
+            unknown(read.type_name, read.type_at, report);
+            // Whoever names it is not blamed too.
+            Part::Broken(Kind::Elsewhere(""))
         };
         read.fields.finish(report);
         plugins.push(Plugin {

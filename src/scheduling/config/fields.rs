@@ -90,22 +90,20 @@ impl<'a> Item<'a> {
     }
 
     pub(super) fn text(&self, report: &mut Report) -> Option<&'a str> {
-        match &self.node.value {
-            Value::Text(text) => Some(text),
-            _ => {
-                self.wrong(report, "text");
-                None
-            }
+        if let Value::Text(text) = &self.node.value {
+            Some(text)
+        } else {
+            self.wrong(report, "text");
+            None
         }
     }
 
     pub(super) fn flag(&self, report: &mut Report) -> Option<bool> {
-        match self.node.value {
-            Value::Flag(flag) => Some(flag),
-            _ => {
-                self.wrong(report, "true or false");
-                None
-            }
+        if let Value::Flag(flag) = self.node.value {
+            Some(flag)
+        } else {
+            self.wrong(report, "true or false");
+            None
         }
     }
 

@@ -468,7 +468,7 @@ proptest! {
                     driven.take(&messages::request(Message::ResponseBody(HttpBody::default())));
                 }
                 5 => { driven.take(&ProcessingRequest::default()); }
-                _ => { driven.take(&messages::body(&vec![b'x'; 40], end)); }
+                _ => { driven.take(&messages::body(&[b'x'; 40], end)); }
             }
         }
     }

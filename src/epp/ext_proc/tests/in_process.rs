@@ -25,7 +25,7 @@ use crate::contract;
 use crate::epp::cli::Args;
 use crate::epp::datastore::{Datastore, Discovered};
 use crate::epp::decisions::Decisions;
-use crate::epp::director::Director;
+use crate::epp::director::{Director, Names};
 use crate::epp::ext_proc::exchange::{Bounds, Exchanges};
 use crate::epp::ext_proc::serve::ExternalProcessor;
 use crate::epp::gather;
@@ -106,9 +106,11 @@ impl Epp {
             knowledge,
             Some(Decisions::default()),
             metrics.clone(),
-            SessionKeys::new(b"secret"),
-            "id".to_owned(),
-            0,
+            Names {
+                session_keys: SessionKeys::new(b"secret"),
+                id_prefix: "id".to_owned(),
+                first_turn: 0,
+            },
         );
         let budget = Budget::new(given.budget_bytes);
         let bounds = Bounds {

@@ -89,12 +89,12 @@ pub(super) fn request(message: Message) -> ProcessingRequest {
     }
 }
 
-pub(super) fn routed() -> Result<Routed, Refusal> {
-    Ok(Routed {
+pub(super) fn routed() -> Routed {
+    Routed {
         destination: DESTINATION.to_owned(),
         prefiller: None,
         new_request_id: None,
-    })
+    }
 }
 
 /// What a decision was asked about.
@@ -125,7 +125,7 @@ impl Driven {
             learned: Vec::new(),
             refused: Vec::new(),
             skipped: 0,
-            outcome: routed(),
+            outcome: Ok(routed()),
         }
     }
 
@@ -150,7 +150,7 @@ impl Driven {
 
     fn settle(&mut self) -> Vec<ProcessingResponse> {
         let mut replies = Vec::new();
-        while let Some(effect) = self.effects.next() {
+        while let Some(effect) = self.effects.pop() {
             match effect {
                 Effect::Send(reply) => {
                     let bytes = reply.encode_to_vec();
