@@ -47,9 +47,10 @@ use crate::zmtp::WireLimits;
 /// Changes that wait for the writer. A batch is one engine step; a thousand of them are more
 /// than a second of a large cluster.
 const QUEUE: usize = 1024;
-/// KiB of payloads that are decoded or wait for the writer. Decoded, an honest batch takes
-/// about as much again; one made of the shortest numbers takes eight times as much.
-const QUEUE_KIB: usize = 32 << 10;
+/// KiB of payloads that are decoded or wait for the writer; a longer payload goes alone.
+/// Decoded, an honest batch takes about as much again; one made of the shortest numbers takes
+/// eight times as much.
+const QUEUE_KIB: usize = 16 << 10;
 
 /// One endpoint whose events are wanted.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -29,10 +29,10 @@ pub enum Violation {
         limit: usize,
     },
     /// Before traffic: not ZMTP 3, another mechanism, no READY, a wrong socket type.
-    #[error("handshake: {0}")]
+    #[error("did not shake hands: {0}")]
     Handshake(&'static str),
     /// Flags that do not exist, or a command that cannot be read.
-    #[error("frame: {0}")]
+    #[error("sent a bad frame: {0}")]
     BadFrame(&'static str),
     /// Of one subscriber.
     #[error("made more than {limit} subscriptions")]

@@ -131,6 +131,15 @@ fn keys_of(tokens: &[u32]) -> Vec<BlockKey> {
     blocks::keys(root(MODEL, None, None), tokens, BLOCK as usize)
 }
 
+fn wanted(endpoint: SocketAddr, events_port: u16) -> Wanted {
+    Wanted {
+        endpoint,
+        pod_uid: "pod-1".to_owned(),
+        events_port: Some(events_port),
+        replay_port: 1,
+    }
+}
+
 /// Everything that an EPP has of this, and its metrics.
 struct Rig {
     subscriptions: Subscriptions,
@@ -172,19 +181,10 @@ impl Rig {
         }
     }
 
-    fn wanted(&self, endpoint: SocketAddr, events_port: u16) -> Wanted {
-        Wanted {
-            endpoint,
-            pod_uid: "pod-1".to_owned(),
-            events_port: Some(events_port),
-            replay_port: 1,
-        }
-    }
-
     fn want(&mut self, engine: &Engine, pod_uid: &str) {
         self.subscriptions.sync(vec![Wanted {
             pod_uid: pod_uid.to_owned(),
-            ..self.wanted(self.endpoint, engine.port)
+            ..wanted(self.endpoint, engine.port)
         }]);
     }
 
@@ -535,7 +535,7 @@ const HUGE: &[u8] = b"\x02\0\0\x01\0\0\0\0\0";
 async fn a_pod_that_breaks_the_rules_is_dropped_counted_and_costs_the_others_nothing() {
     let mut rig = Rig::new();
     let mut engine = Engine::start(0).await;
-    let mut wanted = vec![rig.wanted(rig.endpoint, engine.port)];
+    let mut pods = vec![wanted(rig.endpoint, engine.port)];
     let endless = [hello(), [1, 0].repeat(1000)].concat();
     let mut hostile = Vec::new();
     for (place, (says, reason)) in [
@@ -550,10 +550,10 @@ async fn a_pod_that_breaks_the_rules_is_dropped_counted_and_costs_the_others_not
     {
         let endpoint = SocketAddr::from(([127, 0, 0, 2 + place as u8], PORT));
         let pod = Hostile::start(endpoint.ip(), says).await;
-        wanted.push(rig.wanted(endpoint, pod.port));
+        pods.push(wanted(endpoint, pod.port));
         hostile.push((pod, endpoint, reason));
     }
-    rig.subscriptions.sync(wanted);
+    rig.subscriptions.sync(pods);
     rig.heard(&mut engine).await;
     for (pod, endpoint, reason) in &hostile {
         let name = format!("llm_d_epp_kv_peers_dropped_total{{reason=\"{reason}\"}}");
@@ -579,7 +579,7 @@ async fn a_good_batch_first_does_not_buy_a_quick_retry() {
     }
     says.extend_from_slice(HUGE);
     let pod = Hostile::start(rig.endpoint.ip(), says).await;
-    let wanted = vec![rig.wanted(rig.endpoint, pod.port)];
+    let wanted = vec![wanted(rig.endpoint, pod.port)];
     rig.subscriptions.sync(wanted);
     eventually("five attempts", || pod.times().len() >= 5).await;
     assert!(rig.metric("llm_d_epp_kv_batches_total") >= 4);
@@ -615,10 +615,10 @@ async fn payloads_on_their_way_to_the_writer_have_a_budget() {
     shutdown.spawn("pod", pod.run(CancellationToken::new(), shutdown.clone()));
     assert!(matches!(queue.recv().await, Some(Change::Add(_))));
     eventually("connected", || engine.socket.subscribers() == 1).await;
-    // A batch of no events that takes 10 MiB, by a field that is passed over.
+    // A batch of no events that takes 5 MiB, by a field that is passed over.
     let mut large = b"\x94\xcb\x3f\xf0\0\0\0\0\0\0\x90\x00\xc6".to_vec();
-    large.extend_from_slice(&(10_u32 << 20).to_be_bytes());
-    large.resize(large.len() + (10 << 20), 0);
+    large.extend_from_slice(&(5_u32 << 20).to_be_bytes());
+    large.resize(large.len() + (5 << 20), 0);
     let waits = || {
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
@@ -637,7 +637,7 @@ async fn payloads_on_their_way_to_the_writer_have_a_budget() {
         let is_batch = |change: &&Change| matches!(change, Change::Batch { .. });
         changes.iter().filter(is_batch).count()
     };
-    assert_eq!(batches(&kept), 3, "three fit into 32 MiB");
+    assert_eq!(batches(&kept), 3, "three fit into 16 MiB");
     kept.clear();
     while batches(&kept) == 0 {
         let change = tokio::time::timeout(Duration::from_secs(20), queue.recv()).await;

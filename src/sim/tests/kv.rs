@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::support::{DEADLINE, TestSim};
 use crate::kv::blocks::engine::{Extra, none_hash, sha256_cbor};
@@ -231,6 +232,32 @@ async fn odd_batches_look_as_odd_as_they_should() {
     let tokens: Vec<u32> = (100..120).collect();
     sim.post("/v1/completions", &completion(&tokens, 1)).await;
     assert_eq!(hear(&mut socket).await.number, 0);
+    sim.stop().await;
+}
+
+#[tokio::test]
+async fn peers_that_break_the_rules_are_counted_and_the_others_served() {
+    let (sim, mut socket) = publisher(|_| {}).await;
+    let replay_address = sim.running.events.replay.clone().unwrap();
+    for address in [&sim.running.events.events, &replay_address] {
+        let address = address.strip_prefix("tcp://").unwrap();
+        let mut peer = tokio::net::TcpStream::connect(address).await.unwrap();
+        // A frame of 2^40 bytes where a greeting belongs.
+        peer.write_all(b"\x02\0\0\x01\0\0\0\0\0").await.unwrap();
+        let closed = tokio::time::timeout(DEADLINE, peer.read_to_end(&mut Vec::new())).await;
+        closed.expect("it is dropped").ok();
+    }
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    let mut at = 0;
+    while sim.count("sim:kv_event_peers_dropped_total").await < 2 {
+        assert!(tokio::time::Instant::now() < deadline);
+        at += 1;
+        let tokens: Vec<u32> = (at * 100..at * 100 + 20).collect();
+        sim.post("/v1/completions", &completion(&tokens, 1)).await;
+    }
+    assert_eq!(hear(&mut socket).await.number, 0);
+    assert!(!replay(&replay_address, 0).await.is_empty());
+    assert_eq!(sim.count("sim:kv_event_messages_dropped_total").await, 0);
     sim.stop().await;
 }
 
