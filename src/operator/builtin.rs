@@ -7,8 +7,8 @@
 mod pieces;
 
 use k8s_openapi::api::core::v1::{
-    Container, EmptyDirVolumeSource, EnvVar, PodSpec, ResourceRequirements, Service, ServiceSpec,
-    Volume, VolumeMount,
+    Container, EmptyDirVolumeSource, EnvVar, PodSpec, Probe, ResourceRequirements, Service,
+    ServiceSpec, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -313,17 +313,19 @@ pub fn fill_epp(pod: &mut PodSpec, image: &str, args: Vec<String>) {
         ],
     );
     // An EPP serves once it knows its endpoints: it is given ten minutes for that. One that
-    // stops answering later leaves the Service within six seconds, and starts again within
-    // twenty.
+    // stops answering later leaves the Service within six seconds, and is started again after
+    // at most twenty-five.
     container
         .startup_probe
         .get_or_insert_with(|| grpc_probe(2, 300));
     container
         .readiness_probe
         .get_or_insert_with(|| grpc_probe(2, 2));
-    container
-        .liveness_probe
-        .get_or_insert_with(|| grpc_probe(5, 3));
+    container.liveness_probe.get_or_insert_with(|| Probe {
+        // One that hangs does not use the time to finish that one which ends in order has.
+        termination_grace_period_seconds: Some(5),
+        ..grpc_probe(5, 3)
+    });
     container.security_context.get_or_insert_with(restricted);
     // The EPP holds at most 128 MiB of bodies at once; the index of the KV cache and the
     // tokenizer take most of the rest.

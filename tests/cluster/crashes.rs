@@ -69,8 +69,13 @@ async fn ask(cluster: Arc<Running>, stop: CancellationToken, asked: Arc<AtomicUs
     seen
 }
 
-/// Kills the process whose id is in this file; the rig keeps the file only while it lives.
+/// Kills the process whose id is in this file.
 pub(crate) async fn kill(cluster: &Running, pid_file: &std::path::Path) -> Result<()> {
+    signal(cluster, pid_file, "-KILL").await
+}
+
+/// Sends a signal to that process; the rig keeps the file only while it lives.
+async fn signal(cluster: &Running, pid_file: &std::path::Path, signal: &str) -> Result<()> {
     let read = || {
         std::fs::read_to_string(pid_file).with_context(|| format!("read {}", pid_file.display()))
     };
@@ -81,10 +86,31 @@ pub(crate) async fn kill(cluster: &Running, pid_file: &std::path::Path) -> Resul
         .await?;
     let pid = read()?;
     let status = std::process::Command::new("kill")
-        .args(["-9", pid.trim()])
+        .args([signal, pid.trim()])
         .status()?;
-    ensure!(status.success(), "kill -9 {pid}");
+    ensure!(status.success(), "kill {signal} {pid}");
     Ok(())
+}
+
+/// Stops the EPP under the trickle, so that it keeps its port and its connections and says
+/// nothing, and lets it go on before anybody starts it again.
+async fn stop_epp(cluster: &Arc<Running>) -> Result<Seen> {
+    let name = pod(cluster, "llama-3-2-1b-epp", NS).await?;
+    let process = cluster.paths.pods().join(format!("{NS}_{name}/epp.pid"));
+    let trickle = Trickle::start(cluster);
+    trickle.go_on(cluster, 5).await?;
+    signal(cluster, &process, "-STOP").await?;
+    let gone_on = trickle.go_on(cluster, 30).await;
+    signal(cluster, &process, "-CONT").await?;
+    gone_on?;
+    let seen = trickle.end().await?;
+    eprintln!(
+        "kill -STOP EPP: {} answered, {} failed {:?}",
+        seen.ok,
+        seen.failed.len(),
+        seen.failed
+    );
+    Ok(seen)
 }
 
 /// Kills one container under the trickle and waits until it is back.
@@ -162,6 +188,13 @@ fn whatever_dies_comes_back_and_requests_go_on() -> Result<()> {
                 "no fallback without the EPP: {seen:?}"
             );
         }
+
+        // The gateway has to notice by itself; the request it waits with may be lost.
+        let seen = stop_epp(&cluster).await?;
+        ensure!(
+            seen.failed.len() <= 3 && seen.failed.iter().all(|(_, what)| what == "500"),
+            "a stopped EPP held requests up: {seen:?}"
+        );
 
         // Until the pod's readiness fails, its share of requests can hit it.
         let seen = kill_container(&cluster, NS, "llama-3-2-1b-decode", "routing-proxy").await?;
