@@ -130,6 +130,11 @@ pub const ENV_MANAGED_BODY_MODE: &str = "LLM_D_MANAGED_BODY_MODE";
 /// Secret of the pool, from a Secret: session names are published (in Redis, in logs) only
 /// as keyed hashes under it. Every replica of one EPP is given the same.
 pub const ENV_POOL_SECRET: &str = "LLM_D_POOL_SECRET";
+/// Where the sidecar finds the prefill endpoints it may ask: `host:port`, the host a name
+/// whose addresses are those of the ready prefill pods.
+pub const ENV_PREFILL_SERVICE: &str = "LLM_D_PREFILL_SERVICE";
+/// Prefill endpoints the sidecar may ask, written by hand.
+pub const ENV_ALLOWED_PREFILLERS: &str = "LLM_D_ALLOWED_PREFILLERS";
 /// The pod's own address, by the downward API.
 pub const ENV_POD_IP: &str = "POD_IP";
 /// Address every listener of a program binds to; unset means all interfaces. The
