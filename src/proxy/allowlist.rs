@@ -6,10 +6,13 @@
 #![deny(clippy::disallowed_methods)]
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use super::address::{self, Special, shares_bits};
+
+/// Where the machine's own programs listen, also where pods have other loopback addresses.
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A prefill endpoint: `host:port`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -196,7 +199,8 @@ pub struct Allowlist {
     /// This pod's own addresses: not another engine unless a rule names one exactly.
     pub own: Vec<IpAddr>,
     /// True where pods have loopback addresses because they share one network namespace: the
-    /// Service's addresses are then allowed to be some.
+    /// Service's addresses are then allowed to be some, and so are those of a network that lies
+    /// within 127.0.0.0/8, but for localhost.
     pub loopback: bool,
 }
 
@@ -225,9 +229,14 @@ impl Allowlist {
                 address: network,
                 bits,
                 port,
-            } => *port == target.port && shares_bits(*network, address, *bits),
+            } => {
+                // What includes all machines does not mean this one.
+                let pods = address.is_ipv4() && address != LOCALHOST;
+                let meant = !loopback || (*bits >= 8 && pods);
+                meant && *port == target.port && shares_bits(*network, address, *bits)
+            }
         };
-        if !loopback && self.rules.iter().any(in_network) {
+        if self.rules.iter().any(in_network) {
             return Verdict::Allowed;
         }
         if self.service_port == Some(target.port) {

@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Parser;
 use clap::builder::BoolishValueParser;
 
 use super::admin;
-use super::allowlist::{Host, Rule, Target};
+use super::allowlist::{Host, Rule, RuleError, Target};
 use super::connector::Connector;
 use super::legs::Limits;
 use super::server::{Behaviour, HEAD_TIMEOUT};
@@ -131,10 +132,10 @@ pub struct Args {
     /// this and --prefill-service, nowhere. Addresses that are never a prefiller's (loopback,
     /// link-local, metadata, ...) are refused even inside a network; loopback is allowed where
     /// an entry names exactly the address.
-    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT")]
-    pub allowed_prefillers: Vec<Rule>,
+    #[arg(long, env = contract::ENV_ALLOWED_PREFILLERS, value_name = "HOST:PORT")]
+    pub allowed_prefillers: Vec<Rules>,
     /// A headless Service: prefills may go to the addresses that its name has, on this port.
-    #[arg(long, env = "LLM_D_PREFILL_SERVICE", value_parser = optional_service, default_value = "", value_name = "HOST:PORT")]
+    #[arg(long, env = contract::ENV_PREFILL_SERVICE, value_parser = optional_service, default_value = "", value_name = "HOST:PORT")]
     pub prefill_service: OptionalService,
     /// A file (of a Secret) with the key that prefill engines want: sent as a bearer token, or
     /// as it is where it has a scheme. Read again every 30 s. What clients send never goes
@@ -154,7 +155,7 @@ pub struct Args {
     pub max_idle_conns_per_host: usize,
     /// This pod's addresses, comma-separated: prefills never go there unless an entry of the
     /// list names one exactly.
-    #[arg(long, env = "POD_IP", value_parser = addresses, default_value = "")]
+    #[arg(long, env = contract::ENV_POD_IP, value_parser = addresses, default_value = "")]
     pub pod_ip: Addresses,
     /// Seconds for open requests to end after SIGTERM.
     #[arg(long, default_value_t = 30)]
@@ -166,6 +167,22 @@ pub struct Args {
 
 /// Most bytes of bodies held at once: eight of the largest, or thousands of usual ones.
 pub const BODY_BUDGET_BYTES: usize = 128 << 20;
+
+/// Entries of an allowlist; none where the text is empty.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Rules(pub Vec<Rule>);
+
+impl FromStr for Rules {
+    type Err = RuleError;
+
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        let entries = text
+            .split(',')
+            .map(str::trim)
+            .filter(|text| !text.is_empty());
+        entries.map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
 
 /// Addresses; none where the text is empty.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -185,6 +202,12 @@ impl Args {
             prefill_max_retries: self.prefill_max_retries,
             prefill_retry_backoff: self.prefill_retry_backoff,
         }
+    }
+
+    /// The entries of every `--allowed-prefillers`.
+    pub fn rules(&self) -> Vec<Rule> {
+        let lists = self.allowed_prefillers.iter();
+        lists.flat_map(|list| list.0.clone()).collect()
     }
 
     /// What is done with requests.
@@ -210,7 +233,7 @@ impl Args {
                 self.connector
             ));
         }
-        if self.allowed_prefillers.is_empty() && self.prefill_service.0.is_none() {
+        if self.rules().is_empty() && self.prefill_service.0.is_none() {
             warnings.push(
                 "requests that name a prefill endpoint are refused: neither --allowed-prefillers nor --prefill-service is set".to_owned(),
             );
@@ -336,12 +359,9 @@ mod tests {
         assert_eq!((args.warnings().len(), args.port), (2, 1));
         assert_eq!(ignored, ["v", "tracing"]);
         let (args, _) = parse(
-            "routing-proxy --enable-ssrf-protection --allowed-prefillers 10.0.0.0/8:8000,a:1 --allowed-prefillers=b:2",
+            "routing-proxy --enable-ssrf-protection --allowed-prefillers 10.0.0.0/8:8000,a:1 --allowed-prefillers=b:2 --allowed-prefillers=",
         );
-        assert_eq!(
-            (args.warnings().len(), args.allowed_prefillers.len()),
-            (0, 3)
-        );
+        assert_eq!((args.warnings().len(), args.rules().len()), (0, 3));
     }
 
     #[test]

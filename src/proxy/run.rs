@@ -102,7 +102,7 @@ async fn serve(args: &Args, host: Option<IpAddr>) -> anyhow::Result<()> {
         %address,
         %engine,
         connector = ?args.connector,
-        allowed_prefillers = args.allowed_prefillers.len(),
+        allowed_prefillers = args.rules().len(),
         prefill_service = ?args.prefill_service.0,
         "serving"
     );
@@ -128,7 +128,7 @@ fn prefillers(
 ) -> anyhow::Result<Prefillers> {
     let service = args.prefill_service.0.clone();
     let allowlist = Allowlist {
-        rules: args.allowed_prefillers.clone(),
+        rules: args.rules(),
         service_port: service.as_ref().map(|(_, port)| *port),
         own: args.pod_ip.0.iter().copied().chain(host).collect(),
         loopback: host.is_some_and(|host| host.is_loopback()),

@@ -121,13 +121,38 @@ fn a_service_allows_the_addresses_it_has_on_its_port() {
 
 #[test]
 fn loopback_is_allowed_where_a_rule_names_it_exactly() {
-    let mut list = list(&["127.0.0.5:8000", "127.0.0.0/8:8001", "[::1]:8000"]);
+    let mut list = list(&["127.0.0.5:8000", "0.0.0.0/0:8001", "[::1]:8000"]);
     for loopback in [false, true] {
         list.loopback = loopback;
         assert!(allows(&list, "127.0.0.5:8000") && allows(&list, "[::1]:8000"));
         for bad in ["127.0.0.6:8000", "127.0.0.5:8001", "127.0.0.5:80"] {
             assert!(!allows(&list, bad), "{bad}");
         }
+    }
+}
+
+#[test]
+fn a_network_of_loopback_addresses_is_meant_only_where_pods_live_there() {
+    let mut list = list(&[
+        "127.0.0.0/8:8000",
+        "0.0.0.0/0:8001",
+        "127.0.0.0/7:8002",
+        "[::/8]:8000",
+    ]);
+    assert_eq!(check(&list, "127.0.0.6:8000"), Verdict::Never);
+    list.loopback = true;
+    list.own.push([127, 0, 0, 9].into());
+    assert!(allows(&list, "127.0.0.6:8000") && allows(&list, "127.200.0.1:8000"));
+    for bad in [
+        "127.0.0.1:8000",
+        "127.0.0.9:8000",
+        "127.0.0.6:80",
+        "127.0.0.6:8001",
+        "127.0.0.6:8002",
+        "[::1]:8000",
+        "[::ffff:127.0.0.6]:8000",
+    ] {
+        assert!(!allows(&list, bad), "{bad}");
     }
 }
 
