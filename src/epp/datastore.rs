@@ -105,6 +105,16 @@ impl Datastore {
     /// Says that discovery has seen everything once.
     pub fn set_synced(&self) {
         self.synced.store(true, Ordering::Release);
+        self.changes.send_replace(());
+    }
+
+    /// Resolves once discovery has seen everything.
+    pub async fn until_synced(&self) {
+        let mut changes = self.changes.subscribe();
+        while !self.is_synced() {
+            // The sender lives as long as this datastore.
+            let _ = changes.changed().await;
+        }
     }
 
     /// True once discovery has seen everything.

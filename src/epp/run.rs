@@ -136,6 +136,7 @@ async fn serve(args: &Args, scheduling: SchedulingConfig) -> anyhow::Result<()> 
 
     let shared =
         scheduling.redis_addr.is_some() && scheduling.pipeline.session_affinity().is_some();
+    let known = datastore.clone();
     let director = Director::new(
         Arc::new(scheduling.pipeline),
         datastore,
@@ -157,6 +158,15 @@ async fn serve(args: &Args, scheduling: SchedulingConfig) -> anyhow::Result<()> 
         max_streams: args.max_streams,
     };
     let address = SocketAddr::new(host, args.grpc_port);
+    // A gateway that finds nobody goes on without the EPP; one that finds an EPP which knows
+    // no endpoint yet would be told that there are none.
+    tokio::select! {
+        () = known.until_synced() => {}
+        () = shutdown.requested() => {
+            shutdown.finished().await;
+            return Ok(());
+        }
+    }
     let listener = serve::listen(address).await?;
     tracing::info!(%address, ?managed, version = env!("CARGO_PKG_VERSION"), "serving");
     let served = serve::serve(

@@ -125,11 +125,12 @@ async fn stop_epp(cluster: &Arc<Running>) -> Result<Seen> {
     let process = cluster.paths.pods().join(format!("{NS}_{name}/epp.pid"));
     let trickle = Trickle::start(cluster);
     trickle.go_on(cluster, 5).await?;
+    let stopped = Instant::now();
     signal(cluster, &process, "-STOP").await?;
     let gone_on = trickle.go_on(cluster, 30).await;
     signal(cluster, &process, "-CONT").await?;
     gone_on?;
-    let seen = trickle.end().await?;
+    let seen = trickle.end(stopped).await?;
     eprintln!(
         "kill -STOP EPP: {} answered, {} failed {:?}",
         seen.ok,
