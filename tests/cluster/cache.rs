@@ -71,9 +71,11 @@ fn as_good_as_the_article(run: &Value) -> Result<()> {
     Ok(())
 }
 
-/// The example's EPP with other switches.
+/// The example's EPP with other switches, which shows its decisions.
 fn switched(off: &[&str], on: &[&str]) -> String {
-    let mut base = text(&manifest("configmap.yaml"), "/data/eppDeployment");
+    let base = text(&manifest("configmap.yaml"), "/data/eppDeployment");
+    let shows = "env:\n  - name: ENABLE_DEBUG_ENDPOINTS\n    value: \"true\"\n";
+    let mut base = base.replacen("env:\n", shows, 1);
     for (names, from, to) in [(off, "true", "false"), (on, "false", "true")] {
         for name in names {
             let entry = |value: &str| format!("- name: {name}\n    value: \"{value}\"");
@@ -378,6 +380,7 @@ fn cold_prompts_go_through_a_prefill_pod_and_warm_ones_do_not() -> Result<()> {
 fn a_session_moves_once_when_its_pod_dies() -> Result<()> {
     on_cluster(|cluster| async move {
         serve_example(&cluster).await?;
+        set_epp(&cluster, &switched(&[], &[])).await?;
         subscribed(&cluster, 5).await?;
         let prompt = long_prompt("harbours");
         let headers = [("session-id", "sailor")];
