@@ -30,6 +30,11 @@ pub const MAX_EVENTS: usize = 65_536;
 pub const MAX_HASHES: usize = 131_072;
 /// Tokens of one event.
 pub const MAX_TOKENS: usize = 2_097_152;
+/// Block hashes of all events of one batch. An engine's whole cache has fewer blocks, and a hash
+/// of one byte on the wire takes eight here.
+pub const MAX_BATCH_HASHES: usize = 1_048_576;
+/// Tokens of all events of one batch; no engine computes so many in a step.
+pub const MAX_BATCH_TOKENS: usize = 4_194_304;
 /// Bytes of an adapter's name or of a salt.
 pub const MAX_NAME_BYTES: usize = 1_024;
 
@@ -193,7 +198,8 @@ pub enum Reason {
     /// A field of a wrong type or out of range.
     #[error("{0} cannot be read")]
     BadField(&'static str),
-    /// More than [`MAX_HASHES`] or [`MAX_TOKENS`] entries.
+    /// More than [`MAX_HASHES`] or [`MAX_TOKENS`] entries, or more than its batch has left of
+    /// [`MAX_BATCH_HASHES`] and [`MAX_BATCH_TOKENS`].
     #[error("{0} has too many entries")]
     TooLong(&'static str),
     /// This event and all after it are beyond [`MAX_EVENTS`].

@@ -48,8 +48,8 @@ use crate::zmtp::WireLimits;
 /// than a second of a large cluster.
 const QUEUE: usize = 1024;
 /// KiB of payloads that are decoded or wait for the writer; a longer payload goes alone.
-/// Decoded, an honest batch takes about as much again; one made of the shortest numbers takes
-/// eight times as much.
+/// Decoded, an honest batch takes about as much again; what one made of the shortest numbers
+/// takes is limited by `kv::event`.
 const QUEUE_KIB: usize = 16 << 10;
 
 /// One endpoint whose events are wanted.

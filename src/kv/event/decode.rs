@@ -3,8 +3,8 @@
 use super::extra_keys;
 use super::value::{Input, Value};
 use super::{
-    Batch, DecodeError, Event, MAX_EVENTS, MAX_HASHES, MAX_NAME_BYTES, MAX_TOKENS, Medium, Reason,
-    Rejected, Removed, SpecKind, Stored,
+    Batch, DecodeError, Event, MAX_BATCH_HASHES, MAX_BATCH_TOKENS, MAX_EVENTS, MAX_HASHES,
+    MAX_NAME_BYTES, MAX_TOKENS, Medium, Reason, Rejected, Removed, SpecKind, Stored,
 };
 
 /// Characters kept of the name of an event that was rejected.
@@ -35,8 +35,12 @@ pub fn decode(payload: &[u8]) -> Result<Batch, DecodeError> {
     let Value::Array(events) = input.value()? else {
         return Err(DecodeError::NotABatch);
     };
+    let mut left = Left {
+        hashes: MAX_BATCH_HASHES,
+        tokens: MAX_BATCH_TOKENS,
+    };
     for index in 0..events as usize {
-        read_event(&mut input, index, &mut batch)?;
+        read_event(&mut input, index, &mut left, &mut batch)?;
     }
     if fields > 2 {
         batch.rank = match input.value()? {
@@ -51,7 +55,19 @@ pub fn decode(payload: &[u8]) -> Result<Batch, DecodeError> {
     Ok(batch)
 }
 
-fn read_event(input: &mut Input<'_>, index: usize, batch: &mut Batch) -> Result<(), DecodeError> {
+/// Entries that the rest of a batch may have.
+#[derive(Clone, Copy, Default)]
+struct Left {
+    hashes: usize,
+    tokens: usize,
+}
+
+fn read_event(
+    input: &mut Input<'_>,
+    index: usize,
+    left: &mut Left,
+    batch: &mut Batch,
+) -> Result<(), DecodeError> {
     if index >= MAX_EVENTS {
         if index == MAX_EVENTS {
             batch.rejected.push(Rejected {
@@ -63,9 +79,21 @@ fn read_event(input: &mut Input<'_>, index: usize, batch: &mut Batch) -> Result<
         return input.skip();
     }
     let start = *input;
-    let mut fields = Fields::default();
+    let mut fields = Fields {
+        left: *left,
+        ..Fields::default()
+    };
     match fields.read(input) {
-        Ok(event) => batch.events.push(event),
+        Ok(event) => {
+            let (hashes, tokens) = match &event {
+                Event::Stored(stored) => (stored.hashes.len(), stored.tokens.len()),
+                Event::Removed(removed) => (removed.hashes.len(), 0),
+                Event::Cleared => (0, 0),
+            };
+            left.hashes -= hashes;
+            left.tokens -= tokens;
+            batch.events.push(event);
+        }
         Err(reason) => {
             *input = start;
             input.skip()?;
@@ -156,6 +184,7 @@ impl Field {
 /// The fields of one event as they were found: which ones it must have, its type decides.
 #[derive(Default)]
 struct Fields<'a> {
+    left: Left,
     type_name: Option<&'a [u8]>,
     hashes: Option<Vec<u64>>,
     parent: Option<u64>,
@@ -224,12 +253,18 @@ impl<'a> Fields<'a> {
                 Value::Str(name) => self.type_name = Some(name),
                 _ => return Err(Reason::NotAnEvent),
             },
-            Field::Hashes => self.hashes = Some(list(field, MAX_HASHES, hash, input)?),
+            Field::Hashes => {
+                let most = MAX_HASHES.min(self.left.hashes);
+                self.hashes = Some(list(field, most, hash, input)?);
+            }
             Field::Parent => {
                 self.parent = optional(field, hash, input)?;
                 self.has_parent = true;
             }
-            Field::Tokens => self.tokens = Some(list(field, MAX_TOKENS, small, input)?),
+            Field::Tokens => {
+                let most = MAX_TOKENS.min(self.left.tokens);
+                self.tokens = Some(list(field, most, small, input)?);
+            }
             Field::BlockSize => self.block_size = optional(field, small, input)?,
             Field::LoraId => self.lora_id = optional(field, unsigned, input)?,
             Field::Medium => {

@@ -363,6 +363,31 @@ fn limits_reject_what_is_beyond_them() {
 }
 
 #[test]
+fn a_batch_is_limited_as_a_whole() {
+    let hashes = List(vec![Int(1); MAX_HASHES]);
+    let removed = List(vec![Text("BlockRemoved"), hashes]);
+    let mut events = vec![removed; MAX_BATCH_HASHES / MAX_HASHES + 2];
+    events.push(List(vec![Text("AllBlocksCleared")]));
+    let batch = decode_events(events);
+    assert_eq!(batch.events.len(), MAX_BATCH_HASHES / MAX_HASHES + 1);
+    assert_eq!(batch.events.last(), Some(&Event::Cleared));
+    let too_long = Reason::TooLong("block_hashes");
+    assert!(
+        batch
+            .rejected
+            .iter()
+            .all(|rejected| rejected.reason == too_long)
+    );
+    assert_eq!(batch.rejected.len(), 2);
+    let tokens = List(vec![Int(1); MAX_TOKENS]);
+    let hashes = List(vec![Int(1)]);
+    let stored = List(vec![Text("BlockStored"), hashes, Nil, tokens, Int(1)]);
+    let batch = decode_events(vec![stored; MAX_BATCH_TOKENS / MAX_TOKENS + 1]);
+    assert_eq!(batch.events.len(), MAX_BATCH_TOKENS / MAX_TOKENS);
+    assert_eq!(batch.rejected[0].reason, Reason::TooLong("token_ids"));
+}
+
+#[test]
 fn a_very_deep_value_is_passed_over() {
     let mut payload = vec![0x92, 0x01, 0x92];
     payload.extend(vec![0x91; 1_000_000]);

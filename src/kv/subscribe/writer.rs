@@ -139,11 +139,13 @@ fn apply(index: &mut Writer, change: Change, metrics: &Metrics) {
             model,
             rank,
             events,
-            room: _room,
+            room,
         } => {
             if let Some(slot) = of.slot.get() {
                 batch(index, *slot, rank, &model, &events, metrics);
             }
+            drop(events);
+            drop(room);
         }
         Change::Speculate { slot, keys, until } => index.speculate(slot, &keys, until),
         Change::Remember { slot, keys } => index.remember(slot, &keys),
