@@ -1,5 +1,5 @@
 //! The EnvoyFilter that the operator renders -> what it makes of Envoy: filters in front of the
-//! router, what is merged into the route and into the clusters. PURE but for `rendered`.
+//! router, what is merged into the route and into the clusters. PURE but for `rendered` and `read`.
 //!
 //! A patch of a kind that is not understood here is an error: what is rendered must be tried.
 
@@ -52,7 +52,16 @@ pub fn rendered(operator: &Path, model_service: &str, dir: &Path) -> Result<Valu
         .with_context(|| format!("the operator renders no EnvoyFilter: {error}"))
 }
 
-/// Applies its patches as Istio does. Clusters of the EPP get the name `epp`.
+/// An EnvoyFilter from a file.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    serde_yaml::from_str(&text).with_context(|| path.display().to_string())
+}
+
+/// Applies its patches as Istio does. The EPP's cluster is called `epp`.
 ///
 /// # Errors
 /// For patches that are not known here.

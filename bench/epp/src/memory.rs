@@ -78,7 +78,11 @@ impl Seen {
 
 impl std::fmt::Display for Seen {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "RSS peak {:.0} MiB, by fifths", self.peak())?;
+        write!(out, "RSS peak {:.0} MiB", self.peak())?;
+        if self.0.len() < 5 {
+            return Ok(());
+        }
+        write!(out, ", by fifths")?;
         (0..5).try_for_each(|which| write!(out, " {:.0}", self.fifth(which)))
     }
 }

@@ -38,18 +38,20 @@ pub struct Args {
     )]
     modes: Vec<String>,
     /// The operator's program, whose EnvoyFilter is tried with an EPP that fails.
-    #[arg(
-        long,
-        env = "OPERATOR",
-        default_value = "target/release/llm-d-operator"
-    )]
+    #[arg(long, env = "OPERATOR", default_value = "target/debug/llm-d-operator")]
     operator: PathBuf,
-    /// The longest that a request may take when the EPP fails, in seconds.
+    /// An EnvoyFilter in a file, in place of the operator's.
+    #[arg(long)]
+    envoy_filter: Option<PathBuf>,
+    /// The longest that any request may wait when the EPP fails, in seconds.
     #[arg(long, default_value_t = 3.0)]
     fail_seconds: f64,
-    /// Leave out what becomes of requests when the EPP fails.
+    /// Seconds after the EPP failed from which on nothing may be lost.
+    #[arg(long, default_value_t = 2.5)]
+    fail_window: f64,
+    /// Only one half: `modes`, or `failing`.
     #[arg(long)]
-    no_failing: bool,
+    only: Option<String>,
 }
 
 /// Characters of the prompts: 1 KB, 200 KB, 3 MB.
@@ -74,6 +76,18 @@ struct Modes {
 /// When something does not start.
 pub async fn run(args: Args) -> Result<ExitCode> {
     let kind = Kind::parse(&args.kind)?;
+    let mut verdict = Verdict::default();
+    let wanted = |half: &str| args.only.as_deref().is_none_or(|only| only == half);
+    if wanted("modes") {
+        verdict = modes(&args, &kind, verdict).await?;
+    }
+    if wanted("failing") {
+        failing::run(&args, &kind, &mut verdict).await?;
+    }
+    Ok(verdict.close())
+}
+
+async fn modes(args: &Args, kind: &Kind, verdict: Verdict) -> Result<Verdict> {
     let mut listeners = Vec::new();
     for mode in &args.modes {
         // A partial buffer is for bodies that are too long: there the limit stays.
@@ -88,13 +102,13 @@ pub async fn run(args: Args) -> Result<ExitCode> {
             });
         }
     }
-    let kinds = [kind];
-    let stage = Stage::start(&args.common, &kinds, listeners, &Patches::default()).await?;
+    let kinds = std::slice::from_ref(kind);
+    let stage = Stage::start(&args.common, kinds, listeners, &Patches::default()).await?;
     let mut modes = Modes {
         stage,
         http1: Client::http1(),
         http2: Client::http2(),
-        verdict: Verdict::default(),
+        verdict,
     };
     for (index, mode) in args.modes.iter().enumerate() {
         println!("{mode}");
@@ -106,14 +120,7 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         modes.trailers(2 * index + 1).await;
         modes.sessions(2 * index).await;
     }
-    let Modes {
-        stage, mut verdict, ..
-    } = modes;
-    drop(stage);
-    if !args.no_failing {
-        failing::run(&args, &kinds[0], &mut verdict).await?;
-    }
-    Ok(verdict.close())
+    Ok(modes.verdict)
 }
 
 impl Modes {
