@@ -9,6 +9,7 @@ pub mod bind;
 #[cfg(feature = "tokio")]
 pub mod budget;
 pub mod duration;
+pub mod error_chain;
 #[cfg(feature = "tokio")]
 pub mod logging;
 #[cfg(feature = "tokio")]

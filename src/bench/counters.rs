@@ -11,8 +11,9 @@ use k8s_openapi::api::core::v1::Pod as KubePod;
 use kube::api::{Api, ListParams};
 
 use super::exposition::{self, CACHE_CONFIG, Counters, HITS, NoSeries, QUERIES, Scrape};
-use super::http::{self, Http};
+use super::http::Http;
 use super::prometheus;
+use crate::telemetry::error_chain;
 
 const SCRAPE: Duration = Duration::from_secs(10);
 /// The pod list is read again at most this often while requests run.
@@ -153,7 +154,7 @@ impl Reader {
             .map_err(|error| Error::List {
                 namespace: namespace.clone(),
                 selector: selector.clone(),
-                cause: http::chain(&error),
+                cause: error_chain::chain(&error),
             })?;
         let pods: Vec<Pod> = list.items.into_iter().filter_map(running).collect();
         *self.listed.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -236,7 +237,7 @@ impl Reader {
         let page = tokio::time::timeout(SCRAPE, client.request_text(request))
             .await
             .map_err(|_| fail(format!("no answer within {SCRAPE:?}")))?
-            .map_err(|error| fail(http::chain(&error)))?;
+            .map_err(|error| fail(error_chain::chain(&error)))?;
         if page.len() > PAGE_LIMIT {
             return Err(fail("the page is too large".to_owned()));
         }
@@ -264,7 +265,7 @@ impl Reader {
         prometheus::samples(&answer.body).map_err(|error| {
             fail(format!(
                 "{} (status {})",
-                http::chain(&error),
+                error_chain::chain(&error),
                 answer.status
             ))
         })

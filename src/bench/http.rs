@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::answer::{self, Stream, Usage};
+use crate::telemetry::error_chain::chain;
 
 /// The largest answer that is read.
 const BODY_LIMIT: usize = 32 << 20;
@@ -188,19 +189,4 @@ fn request(
         request.headers_mut().insert(HOST, value);
     }
     Ok(request)
-}
-
-/// An error with its causes: the outermost of this client says only "client error".
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.ends_with(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        cause = inner.source();
-    }
-    text
 }

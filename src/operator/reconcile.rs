@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::apply::{self, Outcome};
 use super::children::{Children, Desired, Ownership};
-use super::error::{Class, Error, chain};
+use super::error::{Class, Error};
 use super::events::{self, Recorder};
 use super::metrics::{Metrics, ResultLabel};
 use super::observe::{self, Observed};
@@ -25,6 +25,7 @@ use super::settings::Settings;
 use super::status::{self, Seen};
 use crate::api::{ModelService, ModelServiceStatus};
 use crate::contract;
+use crate::telemetry::error_chain::chain;
 
 /// A look at everything even if no watch said so; reads only while nothing changed.
 const RESYNC: Duration = Duration::from_mins(10);

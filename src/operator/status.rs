@@ -13,12 +13,13 @@ use kube::ResourceExt as _;
 use self::router::router;
 use super::apply::Outcome;
 use super::children::{Applied, ChildKey, Children, Object, pods_of};
-use super::error::{Class, Error, chain};
+use super::error::{Class, Error};
 use super::observe::Observed;
 use super::plan::Plan;
 use crate::api::conditions::{self, ConditionType, Verdict, set_condition};
 use crate::api::foreign::Gateway;
 use crate::api::{ModelService, ModelServiceStatus};
+use crate::telemetry::error_chain::chain;
 
 /// What a reconcile achieved.
 #[derive(Debug)]

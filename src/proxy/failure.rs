@@ -10,6 +10,7 @@ use super::body::{self, Body};
 use super::reason::Refusal;
 use crate::openai;
 use crate::openai::api::Api;
+use crate::telemetry::error_chain::chain;
 
 /// An error answer of the sidecar itself.
 pub fn answer(api: Option<Api>, status: StatusCode, message: &str) -> Response<Body> {
@@ -66,15 +67,4 @@ fn io_kind(error: &dyn Error) -> Option<ErrorKind> {
         cause = error.source();
     }
     None
-}
-
-/// An error and its causes in one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -15,6 +15,7 @@ use super::metrics::Metrics;
 use super::pace::Limits;
 use super::scan::{Page, ScanError, Scanner};
 use crate::scheduling::endpoint::EndpointId;
+use crate::telemetry::error_chain::chain;
 
 /// How long an idle connection is kept: longer than the wait between scrapes, shorter than
 /// the keep-alive times of usual servers.
@@ -148,16 +149,4 @@ fn is_text(headers: &HeaderMap) -> bool {
         let kind = kind.as_bytes().to_ascii_lowercase();
         kind.starts_with(b"text/plain") || kind.starts_with(b"application/openmetrics-text")
     })
-}
-
-/// hyper's errors say what happened only in their sources.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

@@ -1,6 +1,6 @@
 //! `run`: flags -> the controller, its leader election, metrics and probes. IO.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -14,6 +14,7 @@ use crate::operator::leader::Candidate;
 use crate::operator::metrics::Metrics;
 use crate::operator::watch;
 use crate::telemetry::admin::{self, Readiness};
+use crate::telemetry::bind;
 use crate::telemetry::logging::{self, LogArgs};
 use crate::telemetry::shutdown::Shutdown;
 
@@ -194,7 +195,7 @@ fn start_admin(
     readiness: Readiness,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
-    let host = bind_host()?;
+    let host = bind::host()?.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
     if let Some(address) =
         admin::parse_address(&args.metrics_bind_address, host).context("--metrics-bind-address")?
     {
@@ -214,15 +215,6 @@ fn start_admin(
         );
     }
     Ok(())
-}
-
-fn bind_host() -> anyhow::Result<IpAddr> {
-    match std::env::var(contract::ENV_BIND_HOST) {
-        Ok(host) if !host.is_empty() => host
-            .parse()
-            .with_context(|| format!("{}={host:?} is not an address", contract::ENV_BIND_HOST)),
-        _ => Ok(Ipv4Addr::UNSPECIFIED.into()),
-    }
 }
 
 /// Unique per process: the pod's name where there is one, and the process's id.

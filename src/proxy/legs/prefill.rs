@@ -18,6 +18,7 @@ use crate::proxy::heavy;
 use crate::proxy::reason::{Fallback, Leg, Outcome, Refusal};
 use crate::proxy::route;
 use crate::proxy::service::Service;
+use crate::telemetry::error_chain;
 
 /// Most prefill endpoints tried for one request.
 const MAX_TRIED: usize = 3;
@@ -196,7 +197,7 @@ impl Legs {
         let response = match self.engine.at(address).send(request).await {
             Ok(response) => response,
             Err(error) => {
-                tracing::warn!(%target, error = failure::chain(&error), "reach a prefill endpoint");
+                tracing::warn!(%target, error = error_chain::chain(&error), "reach a prefill endpoint");
                 return Attempt::failed(if failure::is_unreachable(&error) {
                     Fallback::Unreachable
                 } else {

@@ -11,6 +11,7 @@ use crate::scheduling::pipeline::{
     Decider, Pipeline, Profile, ProfileHandler, Weight, WeightedScorer,
 };
 use crate::scheduling::scorer::{MatchLength, Scorer, SessionAffinity};
+use crate::telemetry::duration;
 
 /// `PD_PROMPT_LEN_THRESHOLD` where unset, in characters of prompt (v0.1's default).
 const DEFAULT_PD_THRESHOLD: usize = 100;
@@ -304,33 +305,18 @@ impl<'a> Reader<'a> {
         session
     }
 
-    /// `500ms`, `30s`, `5m`, `1h`, or a bare number of seconds.
+    /// A duration as Go writes it, or a bare number of seconds.
     fn duration(&mut self, name: &str) -> Option<Duration> {
         let value = self.text(name)?;
-        let digits = value
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(value.len());
-        let (number, unit) = value.split_at(digits);
-        let seconds_per_unit = match unit.trim() {
-            "ms" => Some(0.001),
-            "" | "s" => Some(1.0),
-            "m" => Some(60.0),
-            "h" => Some(3600.0),
-            _ => None,
-        };
-        let parsed = number
-            .parse::<f64>()
-            .ok()
-            .zip(seconds_per_unit)
-            .and_then(|(number, unit)| Duration::try_from_secs_f64(number * unit).ok());
-        if parsed.is_none() {
+        let parsed = duration::parse(&value);
+        if parsed.is_err() {
             self.wrong(
                 name,
                 &value,
                 "is not a duration such as 500ms, 30s, 5m or 1h".to_owned(),
             );
         }
-        parsed
+        parsed.ok()
     }
 
     /// A misspelt scorer would otherwise just not act.
