@@ -71,13 +71,8 @@ pub(super) fn read(
             place: sources.flag(contract::CONTAINER_EPP, |arg| is_flag(arg, TEXT)),
             holder: holder("--config-text"),
         }),
-        (Some(path), None) => match mounted(pod, container, &maps, &path) {
-            Some((map, key, text)) => Some(Document {
-                text: text.to_owned(),
-                place: sources.config_maps(),
-                holder: format!("ConfigMap {map}, key {key}"),
-            }),
-            None => {
+        (Some(path), None) => {
+            let Some((map, key, text)) = mounted(pod, container, &maps, &path) else {
                 let place = sources.flag(contract::CONTAINER_EPP, |arg| is_flag(arg, FILE));
                 let flag = holder("--config-file");
                 warnings.push(format!(
@@ -85,8 +80,13 @@ pub(super) fn read(
                      checked, and engines are not told to publish KV events for it"
                 ));
                 return Ok(unread(&env));
-            }
-        },
+            };
+            Some(Document {
+                text: text.to_owned(),
+                place: sources.config_maps(),
+                holder: format!("ConfigMap {map}, key {key}"),
+            })
+        }
     };
     let result = match &document {
         Some(document) => SchedulingConfig::from_document(&document.text, &env),
@@ -221,15 +221,12 @@ fn expanded(word: &str, env: &BTreeMap<String, String>) -> String {
         let (before, from) = rest.split_at(at);
         out.push_str(before);
         let name = from[2..].find(')').map(|end| &from[2..2 + end]);
-        match name.and_then(|name| Some((name, env.get(name)?))) {
-            Some((name, value)) => {
-                out.push_str(value);
-                rest = &from[name.len() + 3..];
-            }
-            None => {
-                out.push_str("$(");
-                rest = &from[2..];
-            }
+        if let Some((name, value)) = name.and_then(|name| Some((name, env.get(name)?))) {
+            out.push_str(value);
+            rest = &from[name.len() + 3..];
+        } else {
+            out.push_str("$(");
+            rest = &from[2..];
         }
     }
     out + rest

@@ -90,23 +90,19 @@ impl<'a> Item<'a> {
     }
 
     pub(super) fn text(&self, report: &mut Report) -> Option<&'a str> {
-        match &self.node.value {
-            Value::Text(text) => Some(text),
-            _ => {
-                self.wrong(report, "text");
-                None
-            }
-        }
+        let Value::Text(text) = &self.node.value else {
+            self.wrong(report, "text");
+            return None;
+        };
+        Some(text)
     }
 
     pub(super) fn flag(&self, report: &mut Report) -> Option<bool> {
-        match self.node.value {
-            Value::Flag(flag) => Some(flag),
-            _ => {
-                self.wrong(report, "true or false");
-                None
-            }
-        }
+        let Value::Flag(flag) = self.node.value else {
+            self.wrong(report, "true or false");
+            return None;
+        };
+        Some(flag)
     }
 
     /// A whole number of at least `least`.
