@@ -62,13 +62,8 @@ pub struct Args {
     #[command(subcommand)]
     pub command: Option<Command>,
     /// File with an EndpointPickerConfig, which counts in place of the scoring environment.
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        conflicts_with = "config_text"
-    )]
-    pub config_file: Option<PathBuf>,
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config_file: Option<String>,
     /// An EndpointPickerConfig itself.
     #[arg(long, global = true, value_name = "YAML")]
     pub config_text: Option<String>,

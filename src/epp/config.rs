@@ -26,6 +26,9 @@ pub(super) enum Error {
     /// The file is larger than any configuration.
     #[error("--config-file {}: is larger than {MAX_BYTES} bytes", .0.display())]
     TooLarge(PathBuf),
+    /// There are two configurations.
+    #[error("--config-file and --config-text are both given; one of them is wanted")]
+    Both,
     /// What is written cannot be understood.
     #[error("{origin}: {}", lines(errors))]
     Settings {
@@ -91,24 +94,22 @@ fn read(args: &Args) -> Result<(SchedulingConfig, Vec<SettingWarning>), Error> {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     // Charts render an unset value as an empty one.
-    let file = args
-        .config_file
-        .as_ref()
-        .filter(|file| !file.as_os_str().is_empty());
-    let text = args
-        .config_text
-        .as_ref()
-        .filter(|text| !text.trim().is_empty());
-    let (origin, result) = match (file, text) {
-        (Some(file), _) => (
-            format!("--config-file {}", file.display()),
-            SchedulingConfig::from_document(&load(file)?, &env),
-        ),
-        (None, Some(text)) => (
-            "--config-text".to_owned(),
-            SchedulingConfig::from_document(text, &env),
-        ),
-        (None, None) => ("environment".to_owned(), SchedulingConfig::from_env(&env)),
+    let given = |value: &Option<String>| value.clone().filter(|value| !value.trim().is_empty());
+    let (origin, result) = match (given(&args.config_file), given(&args.config_text)) {
+        (Some(_), Some(_)) => return Err(Error::Both),
+        (Some(file), None) => {
+            let text = load(Path::new(&file))?;
+            let result = SchedulingConfig::from_document(&text, &env);
+            (format!("--config-file {file}"), result)
+        }
+        (None, Some(text)) => {
+            let result = SchedulingConfig::from_document(&text, &env);
+            ("--config-text".to_owned(), result)
+        }
+        (None, None) => {
+            let result = SchedulingConfig::from_env(&env);
+            ("environment".to_owned(), result)
+        }
     };
     result.map_err(|errors| Error::Settings { origin, errors })
 }

@@ -5,10 +5,12 @@
 mod document;
 mod env;
 mod fields;
+mod handlers;
 mod nearest;
 mod node;
 mod parts;
 mod print;
+mod profiles;
 #[cfg(test)]
 mod tests;
 mod types;

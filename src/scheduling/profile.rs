@@ -78,24 +78,13 @@ pub(super) fn run<'a>(
     }
     kept.clear();
     kept.extend(0..candidates.len() as u32);
-    let mut retain = |name, keeps: &dyn Fn(&Candidate) -> bool| {
-        kept.retain(|place| {
-            let stays = keeps(&candidates[*place as usize]);
-            if let Some(rows) = rows.as_deref_mut().filter(|_| !stays) {
-                rows[*place as usize].dropped_by = Some(name);
-            }
-            stays
-        });
-        if kept.is_empty() {
-            return Err(NoEndpoint::Filtered(name));
-        }
-        Ok(())
-    };
     for gate in gates {
-        retain(gate.name(), &|candidate| gate.keeps(request, candidate))?;
+        let keeps = |candidate: &Candidate| gate.keeps(request, candidate);
+        retain(kept, candidates, gate.name(), keeps, rows.as_deref_mut())?;
     }
     for filter in &profile.filters {
-        retain(filter.name(), &|candidate| filter.keeps(candidate))?;
+        let keeps = |candidate: &Candidate| filter.keeps(candidate);
+        retain(kept, candidates, filter.name(), keeps, rows.as_deref_mut())?;
     }
     let kept = Kept {
         candidates,
@@ -125,4 +114,25 @@ pub(super) fn run<'a>(
     picked
         .map(|place| &candidates[kept.places[place] as usize])
         .ok_or(NoEndpoint::PoolEmpty)
+}
+
+/// Drops those that do not stay.
+fn retain(
+    kept: &mut Vec<u32>,
+    candidates: &[Candidate],
+    name: &'static str,
+    stays: impl Fn(&Candidate) -> bool,
+    mut rows: Option<&mut Vec<Row>>,
+) -> Result<(), NoEndpoint> {
+    kept.retain(|place| {
+        let stays = stays(&candidates[*place as usize]);
+        if let Some(rows) = rows.as_deref_mut().filter(|_| !stays) {
+            rows[*place as usize].dropped_by = Some(name);
+        }
+        stays
+    });
+    if kept.is_empty() {
+        return Err(NoEndpoint::Filtered(name));
+    }
+    Ok(())
 }

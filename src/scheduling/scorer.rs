@@ -110,47 +110,45 @@ impl Scorer {
 
     /// Scores every candidate, in their order.
     pub(super) fn score(&self, request: &RequestFacts, kept: Kept<'_>, mut put: impl FnMut(Score)) {
-        let mut each = |of: &dyn Fn(&Signals) -> f64| {
-            for candidate in kept.iter() {
-                put(Score::new(of(&candidate.signals)));
-            }
-        };
         match self {
             Self::LeastLoad => least(kept, Signals::load, put),
             Self::Queue => least(kept, Signals::waiting, put),
             Self::RunningRequests => least(kept, Signals::running, put),
             // Of an engine that says nothing, nothing is known: neither better nor worse.
-            Self::KvUtilization => {
-                each(&|signals| signals.engine.map_or(0.5, |engine| 1.0 - engine.kv_usage));
-            }
+            Self::KvUtilization => each(
+                kept,
+                |signals| signals.engine.map_or(0.5, |engine| 1.0 - engine.kv_usage),
+                put,
+            ),
             Self::LoadAware { queue_threshold } => {
                 let limit = *queue_threshold;
-                each(&|signals| 0.5 * (1.0 - signals.waiting().min(limit) as f64 / limit as f64));
+                let share = |signals: &Signals| signals.waiting().min(limit) as f64 / limit as f64;
+                each(kept, |signals| 0.5 * (1.0 - share(signals)), put);
             }
             Self::ActiveRequests {
                 idle_threshold,
                 max_busy_score,
             } => {
-                let most = kept
-                    .iter()
-                    .map(|candidate| candidate.signals.in_flight)
-                    .max();
-                let most = most.unwrap_or(0);
-                each(&|signals| {
-                    if signals.in_flight <= *idle_threshold {
+                let counts = kept.iter().map(|candidate| candidate.signals.in_flight);
+                let most = counts.max().unwrap_or(0);
+                let busy = |count| (most - count) as f64 / most as f64 * max_busy_score;
+                let idle = |signals: &Signals| signals.in_flight <= *idle_threshold;
+                let score = |signals: &Signals| {
+                    if idle(signals) {
                         1.0
                     } else {
-                        (most - signals.in_flight) as f64 / most as f64 * max_busy_score
+                        busy(signals.in_flight)
                     }
-                });
+                };
+                each(kept, score, put);
             }
             Self::PrefixCache(length) => {
                 let tokens = request.tokens() as f64;
-                each(&|signals| length.blend(signals.prefix, tokens));
+                each(kept, |signals| length.blend(signals.prefix, tokens), put);
             }
             Self::PreciseCache(length) => {
                 let tokens = request.tokens() as f64;
-                each(&|signals| length.blend(signals.hit(), tokens));
+                each(kept, |signals| length.blend(signals.hit(), tokens), put);
             }
             Self::SessionAffinity(affinity) => {
                 let home = request
@@ -171,6 +169,13 @@ impl MatchLength {
         }
         let length = (share * prompt_tokens / f64::from(self.scale_tokens)).min(1.0);
         self.weight * length * length + (1.0 - self.weight) * share
+    }
+}
+
+/// What each one's own signals say.
+fn each(kept: Kept<'_>, of: impl Fn(&Signals) -> f64, mut put: impl FnMut(Score)) {
+    for candidate in kept.iter() {
+        put(Score::new(of(&candidate.signals)));
     }
 }
 
@@ -215,8 +220,10 @@ impl SessionAffinity {
             Signals { sessions, .. } if sessions < share && calm(candidate) => Claim::Room,
             _ => Claim::None,
         };
+        let best = kept.iter().map(claim).max()?;
         kept.iter()
-            .max_by_key(|candidate| (claim(candidate), rank(session, candidate.id)))
+            .filter(|candidate| claim(candidate) == best)
+            .max_by_key(|candidate| rank(session, candidate.id))
             .map(|home| home.id)
     }
 }
@@ -232,12 +239,17 @@ enum Claim {
 /// An endpoint's place in an order that the seed gives: the same in every replica and after
 /// every restart, which `std`'s hasher does not promise.
 pub(super) fn rank(seed: u64, id: EndpointId) -> u64 {
-    let mut bytes = [0; 18];
-    let address = match id.0.ip() {
-        IpAddr::V4(address) => address.to_ipv6_mapped(),
-        IpAddr::V6(address) => address,
-    };
-    bytes[..16].copy_from_slice(&address.octets());
-    bytes[16..].copy_from_slice(&id.0.port().to_be_bytes());
-    xxh3_64_with_seed(&bytes, seed)
+    let port = id.0.port().to_be_bytes();
+    match id.0.ip() {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            xxh3_64_with_seed(&[a, b, c, d, port[0], port[1]], seed)
+        }
+        IpAddr::V6(address) => {
+            let mut bytes = [0; 18];
+            bytes[..16].copy_from_slice(&address.octets());
+            bytes[16..].copy_from_slice(&port);
+            xxh3_64_with_seed(&bytes, seed)
+        }
+    }
 }

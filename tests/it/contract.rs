@@ -86,3 +86,102 @@ fn without_pools_the_epp_reads_labels_and_ports_from_the_args_the_operator_rende
         ]
     );
 }
+
+const GOOD: &str = "\
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+- {type: queue-scorer}
+- {type: decode-filter}
+";
+const BAD: &str = "\
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+plugins:
+- {type: queu-scorer}
+- {type: latency-scorer}
+";
+
+/// `epp` with these arguments and variables, and nothing else in its environment.
+fn epp(args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_epp"))
+        .args(args)
+        .env_clear()
+        .envs(env.iter().copied())
+        .output()
+        .expect("the program runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[test]
+fn the_epp_takes_a_document_in_the_spellings_that_the_operator_looks_for() {
+    let equals = format!("--config-text={GOOD}");
+    for args in [
+        vec!["epp", "--config-text", GOOD],
+        vec!["epp", "-configText", GOOD, "--v=4"],
+        vec!["epp", &equals],
+    ] {
+        let (kept, _) = normalize(args.into_iter().map(str::to_owned).collect());
+        let args = Args::try_parse_from(kept).expect("args the EPP knows");
+        assert_eq!(args.config_text.as_deref(), Some(GOOD));
+    }
+}
+
+#[test]
+fn what_the_epp_prints_it_reads_back() {
+    let env = [
+        ("ENABLE_SESSION_AWARE_SCORER", "true"),
+        ("PD_ENABLED", "true"),
+    ];
+    for output in ["yaml", "json"] {
+        let (code, printed, said) = epp(&["config", "--output", output], &env);
+        assert_eq!((code, said.as_str()), (Some(0), ""));
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("config");
+        std::fs::write(&file, &printed).expect("a file");
+        let file = file.to_str().expect("text");
+        let (code, again, said) = epp(&["config", "--config-file", file, "--output", output], &[]);
+        assert_eq!((code, again, said.as_str()), (Some(0), printed, ""));
+    }
+}
+
+#[test]
+fn a_wrong_configuration_is_an_exit_code_and_every_mistake() {
+    let (code, printed, said) = epp(&["--config-text", BAD, "config"], &[]);
+    assert_eq!((code, printed.as_str()), (Some(1), ""));
+    let mistakes: Vec<_> = said.lines().collect();
+    assert_eq!(
+        mistakes,
+        [
+            "error: --config-text: line 4: plugins[0].type: \"queu-scorer\" does not exist here; did you mean queue-scorer?",
+            "error: --config-text: line 5: plugins[1].type: \"latency-scorer\" does not exist here",
+        ]
+    );
+    let (code, _, said) = epp(&["config"], &[("LOAD_AWARE_SCORER_WEIGHT", "heavy")]);
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains("LOAD_AWARE_SCORER_WEIGHT: \"heavy\""),
+        "{said}"
+    );
+    let (code, _, said) = epp(&["config", "--config-file", "/nowhere"], &[]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("/nowhere"), "{said}");
+}
+
+#[test]
+fn variables_beside_a_document_are_warned_about() {
+    let (code, _, said) = epp(
+        &["config", "--config-text", GOOD],
+        &[("PD_ENABLED", "true")],
+    );
+    assert_eq!(code, Some(0));
+    assert!(
+        said.starts_with("warning: PD_ENABLED does nothing"),
+        "{said}"
+    );
+}

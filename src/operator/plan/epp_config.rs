@@ -72,21 +72,20 @@ pub(super) fn read(
             holder: holder("--config-text"),
         }),
         (Some(path), None) => {
-            if let Some((map, key, text)) = mounted(pod, container, &maps, &path) {
-                Some(Document {
-                    text: text.to_owned(),
-                    place: sources.config_maps(),
-                    holder: format!("ConfigMap {map}, key {key}"),
-                })
-            } else {
+            let Some((map, key, text)) = mounted(pod, container, &maps, &path) else {
                 let place = sources.flag(contract::CONTAINER_EPP, |arg| is_flag(arg, FILE));
                 let flag = holder("--config-file");
                 warnings.push(format!(
                     "{place}, {flag} {path}: is in no ConfigMap of the base config, so it is not \
-                 checked, and engines are not told to publish KV events for it"
+                     checked, and engines are not told to publish KV events for it"
                 ));
                 return Ok(unread(&env));
-            }
+            };
+            Some(Document {
+                text: text.to_owned(),
+                place: sources.config_maps(),
+                holder: format!("ConfigMap {map}, key {key}"),
+            })
         }
     };
     let result = match &document {

@@ -90,21 +90,19 @@ impl<'a> Item<'a> {
     }
 
     pub(super) fn text(&self, report: &mut Report) -> Option<&'a str> {
-        if let Value::Text(text) = &self.node.value {
-            Some(text)
-        } else {
+        let Value::Text(text) = &self.node.value else {
             self.wrong(report, "text");
-            None
-        }
+            return None;
+        };
+        Some(text)
     }
 
     pub(super) fn flag(&self, report: &mut Report) -> Option<bool> {
-        if let Value::Flag(flag) = self.node.value {
-            Some(flag)
-        } else {
+        let Value::Flag(flag) = self.node.value else {
             self.wrong(report, "true or false");
-            None
-        }
+            return None;
+        };
+        Some(flag)
     }
 
     /// A whole number of at least `least`.

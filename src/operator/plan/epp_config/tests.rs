@@ -146,10 +146,8 @@ fn engines_publish_kv_events_when_the_document_scores_by_them() {
     let publishes = |base: &[(&str, String)]| {
         let plan = planned(&model_service(), base).unwrap();
         let pod = plan.decode.unwrap().deployment.spec.template.spec.unwrap();
-        let words = pod.containers.iter().flat_map(|c| c.args.iter().flatten());
-        let published = words
-            .into_iter()
-            .any(|word| word.contains("kv-events-config"));
+        let mut words = pod.containers.iter().flat_map(|c| c.args.iter().flatten());
+        let published = words.any(|word| word.contains("kv-events-config"));
         (published, plan.warnings)
     };
     let decode = (
