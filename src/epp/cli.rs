@@ -108,7 +108,7 @@ pub struct Args {
     /// A stream more is ended at once, and the gateway goes on without the EPP if it may.
     #[arg(long, env = "MAX_STREAMS", default_value_t = 32_768)]
     pub max_streams: usize,
-    /// Threads that serve gateways' connections; 0 takes one for each core, at most 8.
+    /// Threads that serve gateways' connections; 0 takes one for four cores, at most 8.
     #[arg(long, env = "GATEWAY_THREADS", default_value_t = 0)]
     pub gateway_threads: usize,
     /// Serve `/debug/decisions` on the metrics port: the last decisions with models, sizes

@@ -2,6 +2,7 @@
 //! right. IO: reads tokenizer files, starts tasks.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Instant, SystemTime};
 
 use anyhow::Context as _;
@@ -81,6 +82,9 @@ pub(super) fn start(
         sessions,
         base_model: model,
         wants_labels: config.pipeline.uses_labels(),
+        wants_prefixes: config.pipeline.uses_prefixes(),
+        wants_chars: config.pipeline.may_disaggregate() || args.enable_debug_endpoints,
+        told: AtomicUsize::new(0),
     })
 }
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::datastore::Entry;
@@ -24,10 +25,14 @@ use crate::scheduling::endpoint::{Candidate, EndpointId, EngineLoad, Signals};
 
 /// Tokens per block where an engine does not say.
 const DEFAULT_BLOCK_TOKENS: u32 = 16;
-/// Bytes of prompt compared as one block where there are no tokens: about 16 tokens.
-const TEXT_BLOCK_BYTES: usize = 64;
-/// Longest prefix compared so, in blocks: 256 KiB of prompt.
-const TEXT_BLOCKS: usize = 4096;
+/// Bytes of prompt compared as one block where there are no tokens: about 64 tokens. Each block
+/// costs a look-up and a change of the index.
+const TEXT_BLOCK_BYTES: usize = 256;
+/// Longest prefix compared so, in blocks: 256 KiB of prompt, more than engines hold of most.
+const TEXT_BLOCKS: usize = 1024;
+/// One of so many requests tells the index of all its blocks, the others of those that are new:
+/// a prefix that is used stays young, and is not told again and again.
+const RETELL: usize = 8;
 /// How long a picked endpoint is taken to hold the prompt before its engine says so.
 const SPECULATIVE: Duration = Duration::from_secs(2);
 
@@ -49,6 +54,13 @@ pub struct Knowledge {
     pub base_model: Option<String>,
     /// A filter looks at the labels of pods.
     pub wants_labels: bool,
+    /// It matters where beginnings of prompts were sent.
+    pub wants_prefixes: bool,
+    /// Characters of prompts are counted: somebody compares them with a threshold, or looks
+    /// at decisions.
+    pub wants_chars: bool,
+    /// Requests that told the index of their blocks.
+    pub told: AtomicUsize,
 }
 
 /// A prompt as blocks.
@@ -117,9 +129,14 @@ impl Knowledge {
             .then_some(model);
         let base = self.base_model.as_deref().unwrap_or(model);
         let root = blocks::root(base, lora, request.cache_salt().as_deref());
-        let text = prompt.prefix_bytes(TEXT_BLOCK_BYTES * TEXT_BLOCKS);
+        let most = if self.wants_prefixes {
+            TEXT_BLOCK_BYTES * TEXT_BLOCKS
+        } else {
+            0
+        };
+        let text = prompt.prefix_bytes(most);
         let mut found = PromptBlocks {
-            chars: prompt.chars(),
+            chars: if self.wants_chars { prompt.chars() } else { 0 },
             tokens_from: "off",
             root: Some(root),
             text: blocks::text_keys(root, &text, TEXT_BLOCK_BYTES, TEXT_BLOCKS).into(),
@@ -275,14 +292,37 @@ impl Knowledge {
         prompt: &mut PromptBlocks,
         now: Instant,
     ) {
-        if !prompt.text.is_empty() {
-            self.hints.remember(slot, Arc::clone(&prompt.text));
+        let all = self
+            .told
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(RETELL);
+        if let Some(keys) = self.untold(slot, &prompt.text, all) {
+            self.hints.remember(slot, keys);
         }
         let size = self.block_tokens(self.scrapes.load(id, now).as_ref());
-        let keys = prompt.keys(size);
-        if !keys.is_empty() {
-            self.hints
-                .speculate(slot, Arc::clone(keys), now + SPECULATIVE);
+        if let Some(keys) = self.untold(slot, prompt.keys(size), all) {
+            self.hints.speculate(slot, keys, now + SPECULATIVE);
+        }
+    }
+
+    /// The keys that the index is to be told of: those it does not have of that endpoint, or
+    /// all. `None` where there are none.
+    fn untold(
+        &self,
+        slot: EndpointSlot,
+        keys: &Arc<[BlockKey]>,
+        all: bool,
+    ) -> Option<Arc<[BlockKey]>> {
+        if all || keys.is_empty() {
+            return (!keys.is_empty()).then(|| Arc::clone(keys));
+        }
+        let held = self.index.matched(keys, &[slot]).first().copied();
+        match held.unwrap_or(0) as usize {
+            0 => Some(Arc::clone(keys)),
+            held => keys
+                .get(held..)
+                .filter(|new| !new.is_empty())
+                .map(Arc::from),
         }
     }
 

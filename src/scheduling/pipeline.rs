@@ -151,6 +151,20 @@ impl Pipeline {
             .any(|scorer| matches!(scorer, Scorer::PreciseCache(_)))
     }
 
+    /// True when it matters where the beginnings of prompts have been sent: for a scorer, or
+    /// for whether a prompt is worth a prefill of its own.
+    pub fn uses_prefixes(&self) -> bool {
+        self.may_disaggregate()
+            || self
+                .acting()
+                .any(|scorer| matches!(scorer, Scorer::PreciseCache(_) | Scorer::PrefixCache(_)))
+    }
+
+    /// True when prompts may be computed on endpoints of their own.
+    pub fn may_disaggregate(&self) -> bool {
+        matches!(self.handler, ProfileHandler::Disagg { .. })
+    }
+
     /// True when a profile filters by labels.
     pub fn uses_labels(&self) -> bool {
         self.profiles()
