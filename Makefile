@@ -58,7 +58,6 @@ check-generated: generate ## Fail when generated files in the tree are not what 
 
 .PHONY: test
 test: lint check-features check-generated test-unit test-cluster ## Everything a change must pass.
-	$(MAKE) fuzz FUZZ_SECONDS=10
 
 .PHONY: test-unit
 test-unit: build ## Unit tests beside a real Redis, rules of the source tree, conformance.
