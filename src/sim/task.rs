@@ -264,14 +264,16 @@ impl Task {
         let events = std::mem::take(&mut output.events);
         let counts = self.publisher.as_ref().map(|publisher| {
             publisher.publish(events);
-            publisher.counts()
+            (publisher.counts(), publisher.dropped())
         });
         let mut metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
         metrics.record(&output, self.engine.totals(), self.engine.gauges());
         metrics.own.unheld_reads = self.unheld_reads;
-        if let Some((batches, lost)) = counts {
+        if let Some(((batches, lost), (messages, peers))) = counts {
             metrics.own.batches = batches;
             metrics.own.lost_batches = lost;
+            metrics.own.dropped_messages = messages;
+            metrics.own.dropped_peers = peers;
         }
     }
 }

@@ -236,7 +236,6 @@ async fn odd_batches_look_as_odd_as_they_should() {
 }
 
 #[tokio::test]
-#[ignore = "the counter of dropped peers is not always seen in time; the sockets have tests of their own"]
 async fn peers_that_break_the_rules_are_counted_and_the_others_served() {
     let (sim, mut socket) = publisher(|_| {}).await;
     let replay_address = sim.running.events.replay.clone().unwrap();
