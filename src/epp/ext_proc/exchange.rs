@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::held::Held;
 use super::mode::{Body, BodyMode, Waits};
@@ -137,7 +137,15 @@ impl Exchange {
                 }
                 Next::TimedOut => self.stream.give_up(&mut self.effects),
                 Next::Ended => return None,
-                Next::Failed(status) => return Some(Err(status)),
+                Next::Failed(status) => {
+                    if let Some(refusal) = self.refusal(&status) {
+                        self.stream.refuse(&refusal, &mut self.effects);
+                    }
+                    // A request that has its decision keeps it, and loses only its stream.
+                    if self.effects.is_empty() {
+                        return Some(Err(status));
+                    }
+                }
             }
             self.count_held();
         }
@@ -176,6 +184,17 @@ impl Exchange {
             self.stream
                 .refuse(&Refusal::over_budget(), &mut self.effects);
             self.lease.shrink_to(0);
+        }
+    }
+
+    /// What a client is told of a message that met a bound before it was whole. As the
+    /// error of a stream it would reach the client as the gateway's own 500.
+    fn refusal(&self, status: &Status) -> Option<Refusal> {
+        match status.code() {
+            Code::ResourceExhausted => Some(Refusal::over_budget()),
+            // What the gRPC library says of a message above its limit.
+            Code::OutOfRange => Some(Refusal::too_large(self.shared.bounds.max_body_bytes)),
+            _ => None,
         }
     }
 

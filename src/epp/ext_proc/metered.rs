@@ -26,6 +26,8 @@ pub struct Metered<B> {
     budget: Budget,
     frames: Frames,
     lease: Option<Lease>,
+    /// No room was left for the message that has begun.
+    over: bool,
 }
 
 /// Where in the sequence of messages a stream is.
@@ -71,22 +73,18 @@ impl<B> Metered<B> {
             budget,
             frames: Frames::default(),
             lease: None,
+            over: false,
         }
     }
 
-    fn take(&mut self, data: &[u8]) -> Result<(), Status> {
+    fn take(&mut self, data: &[u8]) {
         let missing = self.frames.follow(data);
         if missing <= FREE_BYTES {
             self.lease = None;
         } else if self.lease.is_none() {
             self.lease = self.budget.try_take(missing);
-            if self.lease.is_none() {
-                return Err(Status::resource_exhausted(
-                    "too many request bytes are held at the moment",
-                ));
-            }
+            self.over = self.lease.is_none();
         }
-        Ok(())
     }
 }
 
@@ -102,15 +100,19 @@ where
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        // The bytes that brought the message's beginning went on: complete messages may stand
+        // before it.
+        if self.over {
+            return Poll::Ready(Some(Err(Status::resource_exhausted(
+                "too many request bytes are held at the moment",
+            ))));
+        }
         let polled = Pin::new(&mut self.inner).poll_frame(context);
         polled.map(|frame| {
             let frame = frame?.map_err(|error| Status::from_error(error.into()));
-            let frame = frame.and_then(|frame| {
-                if let Some(data) = frame.data_ref() {
-                    self.take(data)?;
-                }
-                Ok(frame)
-            });
+            if let Some(data) = frame.as_ref().ok().and_then(Frame::data_ref) {
+                self.take(data);
+            }
             Some(frame)
         })
     }
@@ -152,16 +154,18 @@ mod tests {
         let budget = Budget::new(1 << 20);
         let mut one = Metered::new((), budget.clone());
         let announced = message(700_000);
-        one.take(&announced[..10]).unwrap();
+        one.take(&announced[..10]);
+        assert!(!one.over);
         assert_eq!(budget.used(), 700_000 - 5);
         let mut other = Metered::new((), budget.clone());
-        assert!(other.take(&announced[..10]).is_err(), "no room for both");
+        other.take(&announced[..10]);
+        assert!(other.over, "no room for both");
         let mut small = Metered::new((), budget.clone());
-        small.take(&message(60_000)[..10]).unwrap();
-        one.take(&announced[10..]).unwrap();
+        small.take(&message(60_000)[..10]);
+        one.take(&announced[10..]);
         assert_eq!(budget.used(), 0);
         let mut gone = Metered::new((), budget.clone());
-        gone.take(&announced[..10]).unwrap();
+        gone.take(&announced[..10]);
         drop(gone);
         assert_eq!(budget.used(), 0);
     }

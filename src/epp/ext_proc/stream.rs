@@ -44,6 +44,11 @@ impl Effects {
         self.0.pop_front()
     }
 
+    /// True when nothing is left to carry out.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn send(&mut self, reply: ProcessingResponse) {
         self.0.push_back(Effect::Send(reply));
     }
@@ -271,8 +276,13 @@ impl Stream {
 
     /// Answers the request itself, unless it was answered; what is held of it is dropped.
     pub fn refuse(&mut self, refusal: &Refusal, out: &mut Effects) {
-        if let Phase::Active(mode) = &mut self.phase {
-            mode.refuse(refusal, out);
+        match &mut self.phase {
+            Phase::Active(mode) => mode.refuse(refusal, out),
+            Phase::Start => {
+                self.phase = Phase::Active(Mode::HeadersOnly(HeadersOnly::over()));
+                out.refuse(refusal);
+            }
+            Phase::Passive { .. } => {}
         }
     }
 

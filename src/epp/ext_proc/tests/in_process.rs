@@ -372,6 +372,24 @@ async fn bodies_that_never_end_stay_within_the_budget_and_others_are_answered() 
 }
 
 #[tokio::test]
+async fn a_message_that_meets_a_bound_before_it_is_whole_is_refused_and_not_an_error() {
+    for (budget_bytes, bytes, expected) in [(256 << 10, 900_000, 503), (8 << 20, 4 << 20, 413)] {
+        let given = Given {
+            budget_bytes,
+            ..Given::default()
+        };
+        let epp = Epp::start(1, given).await;
+        let mut talk = epp.stream().await.unwrap();
+        talk.begin(&[]).await;
+        talk.say(body(&vec![b'x'; bytes], false)).await;
+        assert_eq!(status(&talk.hear().await), Some(expected), "{bytes} bytes");
+        let end = tokio::time::timeout(PATIENCE, talk.replies.next()).await;
+        assert!(end.expect("the stream ends").is_none());
+        let (_, _other) = epp.ask("hi", &[]).await;
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_does_not_end_in_time_is_a_408() {
     let given = Given {
         body_timeout: Duration::from_millis(20),
