@@ -1,6 +1,6 @@
 //! What every program needs around its work: logs, a metrics registry behind an
 //! admin server, one way to shut down, a bound on the memory that peers can fill.
-//! IO but for `budget` and `duration`; knows nothing of what it serves.
+//! IO but for `budget`, `duration` and `histogram`; knows nothing of what it serves.
 
 #[cfg(feature = "tokio")]
 pub mod admin;
@@ -10,6 +10,8 @@ pub mod bind;
 pub mod budget;
 pub mod duration;
 pub mod error_chain;
+#[cfg(feature = "tokio")]
+pub mod histogram;
 #[cfg(feature = "tokio")]
 pub mod logging;
 #[cfg(feature = "tokio")]

@@ -1,4 +1,7 @@
 //! What the EPP counts. Label values come from closed sets.
+//!
+//! A family looks its series up under a lock, so what the request path counts for every
+//! request is looked up once, here.
 
 use std::time::Duration;
 
@@ -6,12 +9,13 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::ext_proc::reply::Reason;
 use crate::scheduling::Decision;
+use crate::scheduling::decision::PrefillBecause;
+use crate::telemetry::histogram::DurationHistogram;
 
 /// How a request was answered.
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -41,12 +45,19 @@ pub struct PrefillLabel {
     pub because: &'static str,
 }
 
+/// The status under which a decision is counted.
+const ROUTED: u32 = 200;
+
 /// The EPP's metrics; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct EppMetrics {
     requests: Family<StatusLabel, Counter>,
-    seconds: Histogram,
+    /// The series of `requests` for a decision.
+    routed: Counter,
+    seconds: DurationHistogram,
     prefill: Family<PrefillLabel, Counter>,
+    /// The series of `prefill`, in the order of [`PrefillBecause::ALL`].
+    prefill_because: [Counter; PrefillBecause::ALL.len()],
     refusals: Family<ReasonLabel, Counter>,
     skipped: Counter,
     streams_refused: Counter,
@@ -58,12 +69,20 @@ pub struct EppMetrics {
 impl EppMetrics {
     /// Registers every metric.
     pub fn register(registry: &mut Registry) -> Self {
+        let requests: Family<StatusLabel, Counter> = Family::default();
+        let prefill: Family<PrefillLabel, Counter> = Family::default();
         let metrics = Self {
-            requests: Family::default(),
-            seconds: Histogram::new([
-                1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 5e-3, 2.5e-2, 0.1,
-            ]),
-            prefill: Family::default(),
+            routed: requests.get_or_create_owned(&StatusLabel { status: ROUTED }),
+            requests,
+            seconds: DurationHistogram::new(
+                [10, 25, 50, 100, 250, 500, 1_000, 5_000, 25_000, 100_000]
+                    .map(Duration::from_micros),
+            ),
+            prefill_because: PrefillBecause::ALL.map(|because| {
+                let because = because.as_str();
+                prefill.get_or_create_owned(&PrefillLabel { because })
+            }),
+            prefill,
             refusals: Family::default(),
             skipped: Counter::default(),
             streams_refused: Counter::default(),
@@ -123,18 +142,16 @@ impl EppMetrics {
 
     /// Counts one decision.
     pub fn decided(&self, took: Duration, status: u16) {
-        self.requests
-            .get_or_create(&StatusLabel {
-                status: u32::from(status),
-            })
-            .inc();
-        self.seconds.observe(took.as_secs_f64());
+        match u32::from(status) {
+            ROUTED => self.routed.inc(),
+            status => self.requests.get_or_create(&StatusLabel { status }).inc(),
+        };
+        self.seconds.observe(took);
     }
 
     /// Counts what was decided about prefill.
     pub fn chosen(&self, decision: &Decision) {
-        let because = decision.prefill_because.as_str();
-        self.prefill.get_or_create(&PrefillLabel { because }).inc();
+        self.prefill_because[decision.prefill_because as usize].inc();
     }
 
     /// Counts one request that met a rule or bound.

@@ -7,8 +7,9 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+use crate::telemetry::histogram::DurationHistogram;
 
 /// Where tokens come from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -84,6 +85,23 @@ pub enum BlockOutcome {
     OverLimit,
 }
 
+impl TokenSource {
+    /// Every source, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Request, Self::Local, Self::Remote, Self::None];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Local => "local",
+            Self::Remote => "remote",
+            Self::None => "none",
+        }
+    }
+}
+
+/// The outcome of a prompt whose tokens are known.
+const TOKENS_KNOWN: &str = "ok";
+
 /// What the request path tells the index when it can.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Hint {
@@ -137,20 +155,42 @@ pub struct Metrics {
     endpoints: Family<StateLabel, Gauge>,
     held: Gauge,
     tokenized: Family<TokenLabel, Counter>,
-    tokenize_seconds: Family<SourceLabel, Histogram>,
+    tokenize_seconds: Family<SourceLabel, DurationHistogram>,
+    /// The series that every request counts in, in the order of [`TokenSource::ALL`]: a family
+    /// looks them up under a lock.
+    token_sources: [TokenSeries; TokenSource::ALL.len()],
     tokenizer: Family<StateLabel, Gauge>,
 }
 
-fn tokenize_seconds() -> Histogram {
-    Histogram::new([
-        1e-5, 5e-5, 2e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25,
-    ])
+/// The series of one source of tokens.
+#[derive(Clone, Debug)]
+struct TokenSeries {
+    ok: Counter,
+    seconds: DurationHistogram,
+}
+
+fn tokenize_seconds() -> DurationHistogram {
+    let microseconds = [
+        10, 50, 200, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000,
+    ];
+    DurationHistogram::new(microseconds.map(Duration::from_micros))
 }
 
 impl Metrics {
     /// Registers every metric, under `llm_d_epp_kv_`.
     pub fn register(registry: &mut Registry) -> Self {
+        let tokenized: Family<TokenLabel, Counter> = Family::default();
+        let tokenize_seconds =
+            Family::<SourceLabel, DurationHistogram>::new_with_constructor(tokenize_seconds);
         let metrics = Self {
+            token_sources: TokenSource::ALL.map(|source| {
+                let source = source.label();
+                let outcome = TOKENS_KNOWN;
+                TokenSeries {
+                    ok: tokenized.get_or_create_owned(&TokenLabel { source, outcome }),
+                    seconds: tokenize_seconds.get_or_create_owned(&SourceLabel { source }),
+                }
+            }),
             batches: Counter::default(),
             events: Family::default(),
             rejected: Family::default(),
@@ -160,8 +200,8 @@ impl Metrics {
             dropped: Family::default(),
             endpoints: Family::default(),
             held: Gauge::default(),
-            tokenized: Family::default(),
-            tokenize_seconds: Family::new_with_constructor(tokenize_seconds),
+            tokenized,
+            tokenize_seconds,
             tokenizer: Family::default(),
         };
         let own = registry.sub_registry_with_prefix("llm_d_epp_kv");
@@ -225,18 +265,15 @@ impl Metrics {
 
     /// Counts one prompt. `outcome` is `ok` or a reason of a closed set.
     pub fn tokenized(&self, source: TokenSource, outcome: &'static str, took: Duration) {
-        let source = match source {
-            TokenSource::Request => "request",
-            TokenSource::Local => "local",
-            TokenSource::Remote => "remote",
-            TokenSource::None => "none",
-        };
-        self.tokenized
-            .get_or_create(&TokenLabel { source, outcome })
-            .inc();
-        self.tokenize_seconds
-            .get_or_create(&SourceLabel { source })
-            .observe(took.as_secs_f64());
+        let series = &self.token_sources[source as usize];
+        if outcome == TOKENS_KNOWN {
+            series.ok.inc();
+        } else {
+            let source = source.label();
+            let label = TokenLabel { source, outcome };
+            self.tokenized.get_or_create(&label).inc();
+        }
+        series.seconds.observe(took);
     }
 
     /// Counts one batch and its events.

@@ -30,6 +30,15 @@ pub enum PrefillBecause {
 }
 
 impl PrefillBecause {
+    /// Every reason, in the order of their numbers.
+    pub const ALL: [Self; 5] = [
+        Self::Off,
+        Self::SeveralTransfers,
+        Self::BelowThreshold,
+        Self::Chosen,
+        Self::NoEndpoint,
+    ];
+
     /// The word in metrics and score tables.
     pub fn as_str(self) -> &'static str {
         match self {
