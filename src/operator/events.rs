@@ -1,5 +1,5 @@
-//! (status before, status after) -> the events worth a user's attention. PURE choice,
-//! and a small recorder that publishes them (IO).
+//! (status before, status after) -> the events worth a user's attention. PURE but for the small
+//! recorder that publishes them.
 //!
 //! Events are written on transitions only: a steady state, good or bad, is silent. One
 //! mistake is one event, though several conditions tell it, and another text is another

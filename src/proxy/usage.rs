@@ -1,7 +1,7 @@
 //! The decode engine's answer -> the same answer with the prefill engine's count of cached
 //! prompt tokens. To the decode engine the whole prompt looks cached: it came from elsewhere.
 //!
-//! The edits are PURE; [`Rewritten`] is the body they run in. Everything else of the answer
+//! PURE but for [`Rewritten`], the body that the edits run in. Everything else of the answer
 //! keeps its bytes, and a stream keeps flowing line by line.
 
 use std::pin::Pin;
