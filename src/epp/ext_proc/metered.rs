@@ -24,6 +24,8 @@ const PREFIX_BYTES: usize = 5;
 pub struct Metered<B> {
     inner: B,
     budget: Budget,
+    /// A larger message is refused by the gRPC library as soon as its length is known.
+    largest_bytes: usize,
     frames: Frames,
     lease: Option<Lease>,
     /// No room was left for the message that has begun.
@@ -66,11 +68,12 @@ impl Frames {
 }
 
 impl<B> Metered<B> {
-    /// Meters the body of one stream.
-    pub fn new(inner: B, budget: Budget) -> Self {
+    /// Meters the body of one stream whose messages have at most so many bytes.
+    pub fn new(inner: B, budget: Budget, largest_bytes: usize) -> Self {
         Self {
             inner,
             budget,
+            largest_bytes,
             frames: Frames::default(),
             lease: None,
             over: false,
@@ -79,7 +82,7 @@ impl<B> Metered<B> {
 
     fn take(&mut self, data: &[u8]) {
         let missing = self.frames.follow(data);
-        if missing <= FREE_BYTES {
+        if missing <= FREE_BYTES || missing > self.largest_bytes {
             self.lease = None;
         } else if self.lease.is_none() {
             self.lease = self.budget.try_take(missing);
@@ -152,21 +155,32 @@ mod tests {
     #[test]
     fn a_message_that_never_ends_takes_room_and_gives_it_back() {
         let budget = Budget::new(1 << 20);
-        let mut one = Metered::new((), budget.clone());
+        let mut one = Metered::new((), budget.clone(), 1 << 20);
         let announced = message(700_000);
         one.take(&announced[..10]);
         assert!(!one.over);
         assert_eq!(budget.used(), 700_000 - 5);
-        let mut other = Metered::new((), budget.clone());
+        let mut other = Metered::new((), budget.clone(), 1 << 20);
         other.take(&announced[..10]);
         assert!(other.over, "no room for both");
-        let mut small = Metered::new((), budget.clone());
+        let mut small = Metered::new((), budget.clone(), 1 << 20);
         small.take(&message(60_000)[..10]);
         one.take(&announced[10..]);
         assert_eq!(budget.used(), 0);
-        let mut gone = Metered::new((), budget.clone());
+        let mut gone = Metered::new((), budget.clone(), 1 << 20);
         gone.take(&announced[..10]);
         drop(gone);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_message_above_the_limit_is_left_to_the_limit() {
+        let budget = Budget::new(1000);
+        let mut large = Metered::new((), budget.clone(), 200_000);
+        large.take(&message(200_006)[..10]);
+        assert!(!large.over, "to come back later would not help");
+        let mut other = Metered::new((), budget, 200_000);
+        other.take(&message(200_000)[..10]);
+        assert!(other.over);
     }
 }

@@ -215,7 +215,7 @@ where
             let largest = bounds.max_body_bytes + MESSAGE_OVERHEAD_BYTES;
             let budget = bounds.budget.clone();
             let mut grpc = Grpc::new(ProstCodec::default()).max_decoding_message_size(largest);
-            let request = request.map(|body| Metered::new(body, budget));
+            let request = request.map(|body| Metered::new(body, budget, largest));
             Ok(grpc.streaming(Process(exchanges), request).await)
         })
     }
