@@ -33,9 +33,13 @@ fmt: ## Format the sources.
 	$(CARGO) fmt --all
 
 .PHONY: lint
-lint: ## Format check and clippy, warnings are errors.
+lint: ## Format check and clippy, warnings are errors; lock files that fit.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@for other in bench/epp fuzz; do \
+		$(CARGO) metadata --locked --format-version 1 --manifest-path $$other/Cargo.toml >$(TARGET)/metadata.json \
+			|| { echo "make: $$other/Cargo.lock does not fit the programs: cargo metadata --manifest-path $$other/Cargo.toml writes it"; exit 1; }; \
+	done
 
 .PHONY: check-features
 check-features: ## Each program compiles alone, and the pure core with none of them.
