@@ -186,3 +186,33 @@ impl EppMetrics {
         self.in_flight.set(in_flight);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+    use crate::scheduling::endpoint::EndpointId;
+
+    #[test]
+    fn each_decision_is_counted_under_its_own_word() {
+        for because in PrefillBecause::ALL {
+            let mut registry = Registry::default();
+            let metrics = EppMetrics::register(&mut registry);
+            metrics.chosen(&Decision {
+                decode: EndpointId(([127, 0, 0, 1], 1).into()),
+                prefill: None,
+                prefill_because: because,
+            });
+            let mut page = String::new();
+            encode(&mut page, &registry).unwrap();
+            let counted: Vec<_> = page
+                .lines()
+                .filter(|line| line.contains("prefill_decisions_total{") && line.ends_with(" 1"))
+                .collect();
+            let because = because.as_str();
+            let series = format!(r#"llm_d_epp_prefill_decisions_total{{because="{because}"}} 1"#);
+            assert_eq!(counted, [series]);
+        }
+    }
+}

@@ -24,6 +24,23 @@ pub enum TokenSource {
     None,
 }
 
+impl TokenSource {
+    /// Every source, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Request, Self::Local, Self::Remote, Self::None];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Local => "local",
+            Self::Remote => "remote",
+            Self::None => "none",
+        }
+    }
+}
+
+/// The outcome of a prompt whose tokens are known.
+pub const TOKENS_KNOWN: &str = "ok";
+
 /// What became of the tokenizer files.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum TokenizerFiles {
@@ -84,23 +101,6 @@ pub enum BlockOutcome {
     /// Not indexed: the index is full.
     OverLimit,
 }
-
-impl TokenSource {
-    /// Every source, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Request, Self::Local, Self::Remote, Self::None];
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Request => "request",
-            Self::Local => "local",
-            Self::Remote => "remote",
-            Self::None => "none",
-        }
-    }
-}
-
-/// The outcome of a prompt whose tokens are known.
-const TOKENS_KNOWN: &str = "ok";
 
 /// What the request path tells the index when it can.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -263,7 +263,7 @@ impl Metrics {
         self.tokenizer.get_or_create(&StateLabel { state }).set(1);
     }
 
-    /// Counts one prompt. `outcome` is `ok` or a reason of a closed set.
+    /// Counts one prompt. `outcome` is [`TOKENS_KNOWN`] or a reason of a closed set.
     pub fn tokenized(&self, source: TokenSource, outcome: &'static str, took: Duration) {
         let series = &self.token_sources[source as usize];
         if outcome == TOKENS_KNOWN {
@@ -369,5 +369,32 @@ impl Metrics {
     /// Says how many distinct blocks the index holds.
     pub fn held(&self, blocks: usize) {
         self.held.set(blocks as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    #[test]
+    fn each_source_of_tokens_is_counted_under_its_own_word() {
+        for source in TokenSource::ALL {
+            let mut registry = Registry::default();
+            let metrics = Metrics::register(&mut registry);
+            metrics.tokenized(source, TOKENS_KNOWN, Duration::from_micros(1));
+            metrics.tokenized(source, "a_reason", Duration::from_micros(1));
+            let mut page = String::new();
+            encode(&mut page, &registry).unwrap();
+            let source = source.label();
+            for series in [
+                format!(r#"tokenized_total{{source="{source}",outcome="ok"}} 1"#),
+                format!(r#"tokenized_total{{source="{source}",outcome="a_reason"}} 1"#),
+                format!(r#"tokenize_seconds_count{{source="{source}"}} 2"#),
+            ] {
+                assert!(page.contains(&series), "{series}: {page}");
+            }
+        }
     }
 }

@@ -1,4 +1,7 @@
 //! What the sidecar counts. Label values come from closed sets.
+//!
+//! A family looks its series up under a lock, so those that every request counts in are looked
+//! up once, here.
 
 use std::time::Duration;
 
@@ -6,11 +9,11 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::reason::{Fallback, Leg, Outcome, Refusal};
+use crate::telemetry::histogram::DurationHistogram;
 
 /// Labels of `requests`.
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -31,10 +34,12 @@ type ByReason = Family<ReasonLabel, Counter>;
 #[derive(Clone, Debug)]
 pub struct Metrics {
     requests: Family<LegLabels, Counter>,
+    /// The series of `requests`, in the order of [`Leg::ALL`] and [`Outcome::ALL`].
+    legs: [[Counter; Outcome::ALL.len()]; Leg::ALL.len()],
     fallbacks: ByReason,
     ineligible: ByReason,
     refusals: ByReason,
-    prefill_seconds: Histogram,
+    prefill_seconds: DurationHistogram,
     stripped: Counter,
     usage_skipped: Counter,
     connections: Gauge,
@@ -48,14 +53,24 @@ pub struct Metrics {
 impl Metrics {
     /// Registers every metric.
     pub fn register(registry: &mut Registry) -> Self {
+        let requests: Family<LegLabels, Counter> = Family::default();
         let metrics = Self {
-            requests: Family::default(),
+            legs: Leg::ALL.map(|leg| {
+                Outcome::ALL.map(|outcome| {
+                    let (leg, outcome) = (leg.word(), outcome.word());
+                    requests.get_or_create_owned(&LegLabels { leg, outcome })
+                })
+            }),
+            requests,
             fallbacks: Family::default(),
             ineligible: Family::default(),
             refusals: Family::default(),
-            prefill_seconds: Histogram::new([
-                5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-            ]),
+            prefill_seconds: DurationHistogram::new(
+                [
+                    5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000,
+                ]
+                .map(Duration::from_millis),
+            ),
             stripped: Counter::default(),
             usage_skipped: Counter::default(),
             connections: Gauge::default(),
@@ -173,7 +188,7 @@ impl Metrics {
 
     /// Records one successful prefill.
     pub fn prefilled(&self, took: Duration) {
-        self.prefill_seconds.observe(took.as_secs_f64());
+        self.prefill_seconds.observe(took);
     }
 
     /// Counts one request with KV transfer parameters of the client's.
@@ -213,11 +228,7 @@ impl Metrics {
     }
 
     fn ended(&self, leg: Leg, outcome: Outcome) {
-        let labels = LegLabels {
-            leg: leg.word(),
-            outcome: outcome.word(),
-        };
-        self.requests.get_or_create(&labels).inc();
+        self.legs[leg as usize][outcome as usize].inc();
     }
 }
 
@@ -264,6 +275,34 @@ impl Drop for Open<'_> {
     fn drop(&mut self) {
         if !self.ended {
             self.metrics.ended(self.leg, Outcome::Cancelled);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    #[test]
+    fn each_leg_and_outcome_is_counted_under_its_own_words() {
+        for leg in Leg::ALL {
+            for outcome in Outcome::ALL {
+                let mut registry = Registry::default();
+                let metrics = Metrics::register(&mut registry);
+                metrics.begin(leg).end(outcome);
+                let mut page = String::new();
+                encode(&mut page, &registry).unwrap();
+                let (leg, outcome) = (leg.word(), outcome.word());
+                let counted: Vec<_> = page
+                    .lines()
+                    .filter(|line| line.contains("_requests_total{") && line.ends_with(" 1"))
+                    .collect();
+                let series =
+                    format!(r#"llm_d_proxy_requests_total{{leg="{leg}",outcome="{outcome}"}} 1"#);
+                assert_eq!(counted, [series]);
+            }
         }
     }
 }

@@ -17,6 +17,16 @@ pub enum Leg {
     Passthrough,
 }
 
+impl Leg {
+    /// Every one, in the order of their numbers.
+    pub const ALL: [Self; 4] = [
+        Self::Prefill,
+        Self::Decode,
+        Self::Upgrade,
+        Self::Passthrough,
+    ];
+}
+
 /// How a leg ended, up to the head of its answer (prefill: up to the answer's end).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Outcome {
@@ -37,6 +47,17 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every one, in the order of their numbers.
+    pub const ALL: [Self; 7] = [
+        Self::Ok,
+        Self::ClientError,
+        Self::ServerError,
+        Self::Unreachable,
+        Self::Broken,
+        Self::Timeout,
+        Self::Cancelled,
+    ];
+
     /// The outcome a status stands for.
     pub fn of(status: StatusCode) -> Self {
         match status.as_u16() {

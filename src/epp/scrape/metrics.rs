@@ -6,10 +6,10 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::fetch::Failure;
+use crate::telemetry::histogram::DurationHistogram;
 
 /// How a scrape ended.
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -22,7 +22,7 @@ pub struct OutcomeLabel {
 #[derive(Clone, Debug)]
 pub struct Metrics {
     scrapes: Family<OutcomeLabel, Counter>,
-    seconds: Histogram,
+    seconds: DurationHistogram,
     endpoints: Gauge,
     long_lines: Counter,
     waits: Counter,
@@ -33,7 +33,13 @@ impl Metrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             scrapes: Family::default(),
-            seconds: Histogram::new([1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0]),
+            seconds: DurationHistogram::new(
+                [
+                    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+                    1_000_000,
+                ]
+                .map(Duration::from_micros),
+            ),
             endpoints: Gauge::default(),
             long_lines: Counter::default(),
             waits: Counter::default(),
@@ -71,7 +77,7 @@ impl Metrics {
     pub(super) fn scraped(&self, took: Duration, failure: Option<&Failure>) {
         let outcome = failure.map_or("ok", Failure::name);
         self.scrapes.get_or_create(&OutcomeLabel { outcome }).inc();
-        self.seconds.observe(took.as_secs_f64());
+        self.seconds.observe(took);
     }
 
     /// Scrapes that ended this way.

@@ -1,13 +1,15 @@
 //! What sessions count. Label values come from closed sets.
 
+use std::time::Duration;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::binding::{Bind, Merge};
+use crate::telemetry::histogram::DurationHistogram;
 
 /// What happened to a binding or an entry.
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -33,7 +35,7 @@ pub struct Metrics {
     errors: Family<LinkLabel, Counter>,
     flushed: Counter,
     dropped: Counter,
-    lag: Histogram,
+    lag: DurationHistogram,
 }
 
 impl Metrics {
@@ -47,7 +49,9 @@ impl Metrics {
             errors: Family::default(),
             flushed: Counter::default(),
             dropped: Counter::default(),
-            lag: Histogram::new([1e-3, 5e-3, 2.5e-2, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0]),
+            lag: DurationHistogram::new(
+                [1, 5, 25, 100, 250, 500, 1_000, 5_000, 30_000].map(Duration::from_millis),
+            ),
         };
         let registry = registry.sub_registry_with_prefix("llm_d_epp_session");
         registry.register(
@@ -175,6 +179,6 @@ impl Metrics {
     }
 
     pub(super) fn lag(&self, milliseconds: u64) {
-        self.lag.observe(milliseconds as f64 / 1e3);
+        self.lag.observe(Duration::from_millis(milliseconds));
     }
 }

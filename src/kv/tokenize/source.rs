@@ -15,7 +15,7 @@ use super::cache::{CacheStats, TokenCache};
 use super::chat_template::{ChatOptions, Civil};
 use super::local::{EncodeError, Tokenizer};
 use super::remote::{Remote, RemoteError};
-use crate::kv::metrics::{Metrics, TokenSource};
+use crate::kv::metrics::{Metrics, TOKENS_KNOWN, TokenSource};
 
 /// A prompt of up to this many bytes is tokenized on the worker that asks: one or two
 /// milliseconds where nothing of it is cached, about what waiting for another thread costs on a
@@ -185,7 +185,7 @@ impl Tokenizers {
         let prompt = match request.prompt {
             Prompt::Tokens(tokens) => {
                 self.metrics
-                    .tokenized(TokenSource::Request, "ok", now.elapsed());
+                    .tokenized(TokenSource::Request, TOKENS_KNOWN, now.elapsed());
                 return Tokens::Exact(tokens.into());
             }
             prompt => prompt,
@@ -193,7 +193,7 @@ impl Tokenizers {
         if let Some(local) = &self.local {
             let tokens = self.local(local, &prompt, now).await;
             let outcome = match &tokens {
-                Ok(_) => "ok",
+                Ok(_) => TOKENS_KNOWN,
                 Err(LocalError::Engine) => "left_to_engine",
                 Err(LocalError::Reason(reason)) => reason.as_str(),
             };
@@ -218,7 +218,7 @@ impl Tokenizers {
             .map_err(Reason::Remote);
         let outcome = answer
             .as_ref()
-            .map_or_else(|reason| reason.as_str(), |_| "ok");
+            .map_or_else(|reason| reason.as_str(), |_| TOKENS_KNOWN);
         self.metrics
             .tokenized(TokenSource::Remote, outcome, asked.elapsed());
         match answer {
