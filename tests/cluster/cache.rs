@@ -72,7 +72,7 @@ fn as_good_as_the_article(run: &Value) -> Result<()> {
 }
 
 /// The example's EPP with other switches, which shows its decisions.
-fn switched(off: &[&str], on: &[&str]) -> String {
+pub(crate) fn switched(off: &[&str], on: &[&str]) -> String {
     let base = text(&manifest("configmap.yaml"), "/data/eppDeployment");
     let shows = "env:\n  - name: ENABLE_DEBUG_ENDPOINTS\n    value: \"true\"\n";
     let mut base = base.replacen("env:\n", shows, 1);
@@ -310,7 +310,7 @@ async fn turn(cluster: &Running, prompt: &str, headers: &[(&str, &str)]) -> Resu
 }
 
 /// Prompt tokens computed by all pods of a prefix.
-async fn computed(cluster: &Running, prefix: &str) -> Result<u64> {
+pub(crate) async fn computed(cluster: &Running, prefix: &str) -> Result<u64> {
     let mut sum = 0;
     for name in pods(cluster, prefix).await? {
         sum += cluster

@@ -9,4 +9,5 @@ mod chart;
 mod crashes;
 mod life;
 mod ports;
+mod sdk;
 mod support;
