@@ -17,6 +17,7 @@ use super::ext_proc::stream::Question;
 use super::knowledge::{Knowledge, PromptBlocks};
 use super::metrics::EppMetrics;
 use super::session_key::SessionKeys;
+use crate::kv::tokenize::CallerThread;
 use crate::openai::api::Api;
 use crate::openai::request::{NotOneTransfer, Request};
 use crate::scheduling::decision::NoEndpoint;
@@ -240,21 +241,33 @@ impl Director {
             Body::Unseen => return PromptRead::none("no-body"),
         };
         if body.len() < HEAVY_BYTES {
-            return self.read_prompt(api, &body, whole).await;
+            let caller = CallerThread::Async;
+            return self.read_prompt(api, &body, whole, caller).await;
         }
         let (this, runtime) = (Arc::clone(self), Handle::current());
         let read = tokio::task::spawn_blocking(move || {
-            runtime.block_on(this.read_prompt(api, &body, whole))
+            let caller = CallerThread::Blocking;
+            runtime.block_on(this.read_prompt(api, &body, whole, caller))
         });
         read.await
             .unwrap_or_else(|_| PromptRead::none("reading-failed"))
     }
 
-    async fn read_prompt(&self, api: Option<Api>, body: &[u8], whole: bool) -> PromptRead {
+    async fn read_prompt(
+        &self,
+        api: Option<Api>,
+        body: &[u8],
+        whole: bool,
+        caller: CallerThread,
+    ) -> PromptRead {
         let request = Request::read(api, body, whole);
         let model = request.model().unwrap_or_default();
-        let engine = self.any_engine();
-        let blocks = self.knowledge.prompt(&request, body, &model, engine).await;
+        let wants_tokens = self.knowledge.tokenizers.is_some();
+        let engine = wants_tokens.then(|| self.any_engine()).flatten();
+        let blocks = self
+            .knowledge
+            .prompt(&request, body, &model, engine, caller)
+            .await;
         PromptRead {
             blocks,
             one_transfer: request.one_transfer(),

@@ -17,7 +17,7 @@ use super::sessions::{self, Bound, Sessions};
 use crate::kv::blocks::{self, BlockKey};
 use crate::kv::index::{EndpointSlot, KvIndex as _, Reader};
 use crate::kv::subscribe::{Hints, State, States};
-use crate::kv::tokenize::{self, PromptRef, Tokenizers, Tokens};
+use crate::kv::tokenize::{self, CallerThread, PromptRef, Tokenizers, Tokens};
 use crate::openai::api::Api;
 use crate::openai::request::{ChatForm, Prompt, Request};
 use crate::scheduling::Decision;
@@ -113,6 +113,7 @@ impl Knowledge {
         body: &[u8],
         model: &str,
         engine: Option<SocketAddr>,
+        caller: CallerThread,
     ) -> PromptBlocks {
         let Some(prompt) = request.prompt() else {
             return PromptBlocks::none("no-prompt");
@@ -149,7 +150,8 @@ impl Knowledge {
                 return found;
             };
             let wanted = PromptRef { model, prompt };
-            match tokenizers.tokens(wanted, engine, Instant::now()).await {
+            let now = Instant::now();
+            match tokenizers.tokens(wanted, engine, now, caller).await {
                 Tokens::Exact(tokens) => {
                     found.tokens = Some(tokens);
                     found.tokens_from = match (given, tokenizers.is_local()) {

@@ -19,4 +19,4 @@ mod source;
 pub(crate) mod testing;
 
 #[cfg(feature = "http")]
-pub use self::source::{Prompt, PromptRef, Reason, Settings, Tokenizers, Tokens};
+pub use self::source::{CallerThread, Prompt, PromptRef, Reason, Settings, Tokenizers, Tokens};

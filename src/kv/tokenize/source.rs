@@ -25,6 +25,16 @@ const INLINE_BYTES: usize = 4096;
 /// How long a prompt waits for one of the threads that tokenize.
 const BUSY_WAIT: Duration = Duration::from_millis(100);
 
+/// What the caller of [`Tokenizers::tokens`] runs on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CallerThread {
+    /// A worker of the runtime, on which other streams wait: long texts leave it.
+    Async,
+    /// A thread of the blocking pool: work stays on it. Waiting there for another thread of the
+    /// same bounded pool could wait for ever, since the others may wait likewise.
+    Blocking,
+}
+
 /// What a request wants answered.
 #[derive(Clone, Debug)]
 pub struct PromptRef<'a> {
@@ -181,6 +191,7 @@ impl Tokenizers {
         request: PromptRef<'_>,
         engine: Option<SocketAddr>,
         now: Instant,
+        caller: CallerThread,
     ) -> Tokens {
         let prompt = match request.prompt {
             Prompt::Tokens(tokens) => {
@@ -191,7 +202,7 @@ impl Tokenizers {
             prompt => prompt,
         };
         if let Some(local) = &self.local {
-            let tokens = self.local(local, &prompt, now).await;
+            let tokens = self.local(local, &prompt, now, caller).await;
             let outcome = match &tokens {
                 Ok(_) => TOKENS_KNOWN,
                 Err(LocalError::Engine) => "left_to_engine",
@@ -232,6 +243,7 @@ impl Tokenizers {
         local: &Arc<Local>,
         prompt: &Prompt<'_>,
         now: Instant,
+        caller: CallerThread,
     ) -> Result<Vec<u32>, LocalError> {
         let work = Work::read(prompt, self.date(now))?;
         if work.bytes() <= INLINE_BYTES {
@@ -241,6 +253,9 @@ impl Tokenizers {
             .await
             .map_err(|_| LocalError::Reason(Reason::Busy))?
             .expect("the semaphore is never closed");
+        if caller == CallerThread::Blocking {
+            return Ok(work.run(local)?);
+        }
         let local = Arc::clone(local);
         let work = work.into_owned();
         let tokens = task::spawn_blocking(move || {
@@ -338,6 +353,8 @@ mod tests {
     use super::*;
     use crate::kv::tokenize::testing::{load, raw, tiny_model};
 
+    const ASYNC: CallerThread = CallerThread::Async;
+
     fn tokenizers(local: Option<Tokenizer>) -> (Tokenizers, Registry) {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
@@ -375,7 +392,9 @@ mod tests {
         let (tokenizers, registry) = tokenizers(Some(load(&tiny_model())));
         for count in [1, 10_000] {
             let prompt = "the quick brown fox ".repeat(count);
-            let tokens = tokenizers.tokens(text(&prompt), None, Instant::now()).await;
+            let tokens = tokenizers
+                .tokens(text(&prompt), None, Instant::now(), ASYNC)
+                .await;
             assert_eq!(exact(tokens), expected.completion(&prompt).unwrap());
         }
         let page = page(&registry);
@@ -383,6 +402,41 @@ mod tests {
             page.contains(r#"llm_d_epp_kv_tokenized_total{source="local",outcome="ok"} 2"#),
             "{page}"
         );
+    }
+
+    #[test]
+    fn callers_that_fill_the_blocking_pool_still_get_their_tokens() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(2)
+            .build()
+            .unwrap();
+        // Dropped, it would wait for threads that wait for ever.
+        let runtime = Box::leak(Box::new(runtime));
+        let prompt = "the quick brown fox ".repeat(10_000);
+        let expected = load(&tiny_model()).completion(&prompt).unwrap();
+        let tokenizers = Arc::new(tokenizers(Some(load(&tiny_model()))).0);
+        runtime.block_on(async {
+            let callers: Vec<_> = (0..8)
+                .map(|_| {
+                    let (tokenizers, prompt) = (Arc::clone(&tokenizers), prompt.clone());
+                    let runtime = tokio::runtime::Handle::current();
+                    task::spawn_blocking(move || {
+                        let caller = CallerThread::Blocking;
+                        runtime.block_on(tokenizers.tokens(
+                            text(&prompt),
+                            None,
+                            Instant::now(),
+                            caller,
+                        ))
+                    })
+                })
+                .collect();
+            for caller in callers {
+                let tokens = tokio::time::timeout(Duration::from_mins(1), caller).await;
+                assert_eq!(exact(tokens.expect("a deadlock").unwrap()), expected);
+            }
+        });
     }
 
     #[tokio::test]
@@ -398,7 +452,7 @@ mod tests {
             },
         };
         let later = tokenizers.started.0 + Duration::from_hours(24);
-        let tokens = exact(tokenizers.tokens(request, None, later).await);
+        let tokens = exact(tokenizers.tokens(request, None, later, ASYNC).await);
         let text = expected.decode(&tokens);
         assert!(text.contains("Today Date: 01 Mar 2024"), "{text}");
         assert!(text.ends_with("hi<|eot_id|>"), "{text}");
@@ -411,20 +465,24 @@ mod tests {
             model: "m",
             prompt: Prompt::Tokens(vec![1, 2]),
         };
-        let tokens = tokenizers.tokens(request, None, Instant::now()).await;
+        let tokens = tokenizers
+            .tokens(request, None, Instant::now(), ASYNC)
+            .await;
         assert_eq!(exact(tokens), [1, 2]);
     }
 
     #[tokio::test]
     async fn without_a_tokenizer_the_engine_is_asked_and_without_an_engine_nobody() {
         let (tokenizers, registry) = tokenizers(None);
-        let none = tokenizers.tokens(text("a"), None, Instant::now()).await;
+        let none = tokenizers
+            .tokens(text("a"), None, Instant::now(), ASYNC)
+            .await;
         assert_eq!(none, Tokens::Unavailable(Reason::NoSource));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let engine = listener.local_addr().unwrap();
         drop(listener);
         let none = tokenizers
-            .tokens(text("a"), Some(engine), Instant::now())
+            .tokens(text("a"), Some(engine), Instant::now(), ASYNC)
             .await;
         let unreachable = Reason::Remote(RemoteError::Unreachable);
         assert_eq!(none, Tokens::Unavailable(unreachable));
@@ -463,7 +521,7 @@ mod tests {
                 },
             };
             let none = tokenizers
-                .tokens(request, Some(engine), Instant::now())
+                .tokens(request, Some(engine), Instant::now(), ASYNC)
                 .await;
             assert_eq!(none, Tokens::Unavailable(reason));
         }

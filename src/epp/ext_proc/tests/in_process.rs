@@ -31,6 +31,7 @@ use crate::epp::ext_proc::serve::ExternalProcessor;
 use crate::epp::gather;
 use crate::epp::metrics::EppMetrics;
 use crate::epp::session_key::SessionKeys;
+use crate::kv::tokenize::testing::tiny_model;
 use crate::scheduling::config::SchedulingConfig;
 use crate::scheduling::endpoint::{EndpointId, Role};
 use crate::telemetry::budget::Budget;
@@ -49,6 +50,7 @@ struct Epp {
 
 struct Given {
     env: &'static [(&'static str, &'static str)],
+    tokenizer: Option<String>,
     max_body_bytes: usize,
     body_timeout: Duration,
     budget_bytes: usize,
@@ -59,6 +61,7 @@ impl Default for Given {
     fn default() -> Self {
         Self {
             env: &[],
+            tokenizer: None,
             max_body_bytes: 1 << 20,
             body_timeout: PATIENCE,
             budget_bytes: 8 << 20,
@@ -86,7 +89,11 @@ impl Epp {
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect();
         let (scheduling, _) = SchedulingConfig::from_env(&env).unwrap();
-        let args = Args::try_parse_from(["epp", "--endpoints-file", "none"]).unwrap();
+        let tokenizer = given
+            .tokenizer
+            .map(|folder| format!("--tokenizer={folder}"));
+        let args = ["epp", "--endpoints-file", "none"].map(str::to_owned);
+        let args = Args::try_parse_from(args.into_iter().chain(tokenizer)).unwrap();
         let (datastore, shutdown) = (Datastore::default(), Shutdown::new());
         datastore.replace((1..=endpoints).map(endpoint).collect());
         let mut registry = Registry::default();
@@ -424,6 +431,40 @@ async fn a_stream_too_many_is_ended_at_once() {
     epp.until("the first stream ended", |epp| epp.in_flight() == [0])
         .await;
     epp.ask("hi", &[]).await;
+}
+
+/// As on a thread of connections, which has few blocking threads.
+#[test]
+fn large_prompts_at_one_time_do_not_wait_for_each_other_for_ever() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    // Dropped, it would wait for threads that wait for ever.
+    let runtime = Box::leak(Box::new(runtime));
+    runtime.block_on(async {
+        let model = tiny_model();
+        let given = Given {
+            env: &[("ENABLE_KVCACHE_AWARE_SCORER", "true")],
+            tokenizer: Some(model.path().display().to_string()),
+            ..Given::default()
+        };
+        let epp = Epp::start(2, given).await;
+        let text = "the quick brown fox ".repeat(14_000);
+        let json = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{text}"}}]}}"#);
+        let mut talks = Vec::new();
+        for _ in 0..4 {
+            let talk = epp.stream().await.unwrap();
+            talk.begin(&[]).await;
+            talk.say(body(json.as_bytes(), true)).await;
+            talks.push(talk);
+        }
+        for mut talk in talks {
+            let first = talk.hear().await;
+            assert!(set_header(&first, contract::HEADER_DESTINATION).is_some());
+        }
+    });
 }
 
 #[tokio::test]
