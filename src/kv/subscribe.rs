@@ -215,7 +215,7 @@ pub fn start(
         directory: Arc::clone(&directory),
     };
     let hints = Hints::new(changes.clone(), metrics.clone());
-    shutdown.spawn(
+    shutdown.spawn_thread(
         "kv index",
         writer::run_index(
             index,

@@ -48,13 +48,32 @@ impl Shutdown {
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
-        let token = self.token.clone();
-        self.tasks.spawn(async move {
-            if let Err(error) = task.await {
-                tracing::error!(task = name, error = format!("{error:#}"), "task failed");
-                token.cancel();
-            }
-        });
+        self.tasks.spawn(reported(name, task, self.token.clone()));
+    }
+
+    /// The same on a thread of its own, for a task that requests wake: a runtime of several
+    /// workers wakes two of them for each message, and burdens what else they do.
+    pub fn spawn_thread<F>(&self, name: &'static str, task: F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let task = reported(name, task, self.token.clone());
+        let (owned, token) = (self.tasks.token(), self.token.clone());
+        let started = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .and_then(|runtime| {
+                std::thread::Builder::new()
+                    .name(name.replace(' ', "-"))
+                    .spawn(move || {
+                        runtime.block_on(task);
+                        drop(owned);
+                    })
+            });
+        if let Err(error) = started {
+            tracing::error!(task = name, %error, "cannot start the task's thread");
+            token.cancel();
+        }
     }
 
     /// Waits for every task started with [`Shutdown::spawn`].
@@ -80,5 +99,16 @@ impl Shutdown {
             token.cancel();
         });
         Ok(())
+    }
+}
+
+/// Runs a task; one that fails takes the program down.
+async fn reported<F>(name: &'static str, task: F, token: CancellationToken)
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    if let Err(error) = task.await {
+        tracing::error!(task = name, error = format!("{error:#}"), "task failed");
+        token.cancel();
     }
 }
