@@ -10,6 +10,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,6 +123,14 @@ async fn read(path: &Path) -> anyhow::Result<String> {
     tokio::fs::read_to_string(path).await.with_context(name)
 }
 
+/// False for what can name no other process: port 0, no address, a group, or an address that
+/// means something on one link only.
+fn is_reachable(address: SocketAddr) -> bool {
+    let ip = address.ip();
+    let one_link = matches!(address, SocketAddr::V6(v6) if v6.scope_id() != 0);
+    address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !one_link
+}
+
 /// The endpoints of the text.
 ///
 /// # Errors
@@ -131,10 +140,16 @@ pub(super) fn parse(text: &str) -> anyhow::Result<Vec<Discovered>> {
     let mut endpoints = Vec::with_capacity(document.endpoints.len());
     for (index, item) in document.endpoints.into_iter().enumerate() {
         let place = || format!("endpoints[{index}]");
-        let address = item
+        let address: SocketAddr = item
             .address
             .parse()
             .with_context(|| format!("{}.address: {:?} is not IP:PORT", place(), item.address))?;
+        anyhow::ensure!(
+            is_reachable(address),
+            "{}.address: {:?} is no address that a gateway can send requests to",
+            place(),
+            item.address
+        );
         let role = match item.role.as_deref() {
             None | Some(contract::ROLE_BOTH) => Role::Both,
             known @ Some(contract::ROLE_DECODE | contract::ROLE_PREFILL) => Role::from_label(known),
@@ -185,6 +200,19 @@ mod tests {
             (
                 "endpoints: [{address: here}]",
                 "endpoints[0].address: \"here\" is not IP:PORT",
+            ),
+            (
+                "endpoints: [{address: '1.1.1.1:0'}]",
+                "endpoints[0].address: \"1.1.1.1:0\" is no address that",
+            ),
+            ("endpoints: [{address: '0.0.0.0:1'}]", "is no address that"),
+            (
+                "endpoints: [{address: '[ff02::1]:1'}]",
+                "is no address that",
+            ),
+            (
+                "endpoints: [{address: '[fe80::1%1]:1'}]",
+                "is no address that",
             ),
             (
                 "endpoints: [{address: '1.1.1.1:1', role: decoder}]",

@@ -1,8 +1,8 @@
-//! A client's request body -> the same body without the KV transfer parameters it must not
-//! set, or with those of a prefill. PURE.
+//! A client's request body -> the same body without the transfer parameters it must not set, or
+//! with those of a prefill. PURE.
 //!
-//! With such parameters a client would make the engine read KV blocks of another request, or
-//! from a host of its choice.
+//! With such parameters a client would make the engine read KV blocks, or outputs of an
+//! encoder, of another request or from a host of its choice.
 #![deny(clippy::disallowed_methods)]
 
 use std::borrow::Cow;
@@ -11,13 +11,19 @@ use crate::openai::splice::{Error, Object};
 
 /// The member that says how KV cache gets from one engine to another.
 pub const KV_TRANSFER_PARAMS: &str = "kv_transfer_params";
-/// Other places that end in the same engine parameter: extra arguments are merged into it.
+/// The same for the outputs of an encoder that runs apart.
+const EC_TRANSFER_PARAMS: &str = "ec_transfer_params";
+/// What the names of both end with.
+const WORDS: &str = "transfer_params";
+/// Other places that end in the same engine parameters: extra arguments are merged into them.
 const NESTED: &[&[&str]] = &[
     &["vllm_xargs", KV_TRANSFER_PARAMS],
+    &["vllm_xargs", EC_TRANSFER_PARAMS],
     &["sampling_params", "extra_args", KV_TRANSFER_PARAMS],
+    &["sampling_params", "extra_args", EC_TRANSFER_PARAMS],
 ];
 
-/// The body without KV transfer parameters; `None` when it has none and stays as it is.
+/// The body without transfer parameters; `None` when it has none and stays as it is.
 ///
 /// # Errors
 /// When the body has these words somewhere and cannot be looked into. Bodies without them are
@@ -35,23 +41,27 @@ pub fn strip(body: &[u8]) -> Result<Option<Object<'_>>, Error> {
 /// # Errors
 /// When an object inside has too many members to look into.
 pub fn strip_object(object: &mut Object<'_>) -> Result<bool, Error> {
-    let mut found = object.remove(KV_TRANSFER_PARAMS);
+    let found = object.remove(KV_TRANSFER_PARAMS);
+    strip_others(object, found)
+}
+
+/// Takes out all but the KV transfer parameters of the request itself. True when there were
+/// some, or `found`.
+fn strip_others(object: &mut Object<'_>, mut found: bool) -> Result<bool, Error> {
+    found |= object.remove(EC_TRANSFER_PARAMS);
     for path in NESTED {
         found |= object.remove_in(path)?;
     }
     Ok(found)
 }
 
-/// [`strip_object`], then this value in the member's place.
+/// [`strip_object`], then this value as KV transfer parameters, in their place where there were
+/// some.
 ///
 /// # Errors
 /// When an object inside has too many members to look into.
 pub fn replace(object: &mut Object<'_>, params: &str) -> Result<bool, Error> {
-    let had = object.get(KV_TRANSFER_PARAMS).is_some();
-    let mut found = had;
-    for path in NESTED {
-        found |= object.remove_in(path)?;
-    }
+    let found = strip_others(object, object.get(KV_TRANSFER_PARAMS).is_some())?;
     object.set(KV_TRANSFER_PARAMS, params);
     Ok(found)
 }
@@ -65,10 +75,10 @@ fn has_words(body: &[u8]) -> bool {
     } else {
         Cow::Borrowed(body)
     };
-    let words = KV_TRANSFER_PARAMS.as_bytes();
+    let words = WORDS.as_bytes();
     let mut left = words;
     let mut at = 0;
-    // No letter of the words is `k` but the first, so a failed match restarts only there.
+    // No letter of the words is `t` but the first, so a failed match restarts only there.
     while at < narrow.len() {
         let (letter, length) = letter(&narrow[at..]);
         at += length;
@@ -138,6 +148,12 @@ mod tests {
             strip(r#"{"sampling_params":{"extra_args":{"kv_transfer_params":{}}}}"#),
             r#"{"sampling_params":{"extra_args":{}}}"#
         );
+        assert_eq!(
+            strip(
+                r#"{"ec_transfer_params":{"x":1},"vllm_xargs":{"ec_transfer_params":{},"a":1},"sampling_params":{"extra_args":{"ec_transfer_params":{}}}}"#
+            ),
+            r#"{"vllm_xargs":{"a":1},"sampling_params":{"extra_args":{}}}"#
+        );
         // What Python reads is looked into.
         assert_eq!(strip("\u{feff}{\"kv_transfer_params\":1}"), "\u{feff}{}");
         assert_eq!(strip(r#"{"kv_transfer_params":1,"x":NaN}"#), r#"{"x":NaN}"#);
@@ -167,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_prefills_parameters_take_the_clients_place() {
-        let body = r#"{"kv_transfer_params":{"a":1},"n":9007199254740993,"vllm_xargs":{"kv_transfer_params":2}}"#;
+        let body = r#"{"kv_transfer_params":{"a":1},"ec_transfer_params":{},"n":9007199254740993,"vllm_xargs":{"kv_transfer_params":2}}"#;
         let mut object = Object::read(body.as_bytes()).unwrap();
         assert!(replace(&mut object, r#"{"b":18446744073709551616}"#).unwrap());
         assert_eq!(
@@ -180,9 +196,9 @@ mod tests {
         #[test]
         fn the_words_are_found_however_they_are_written(
             front in ".{0,20}", back in ".{0,20}", wide in any::<bool>(),
-            escaped in prop::collection::vec(0..3u8, KV_TRANSFER_PARAMS.len()),
+            escaped in prop::collection::vec(0..3u8, WORDS.len()),
         ) {
-            let words: String = KV_TRANSFER_PARAMS.chars().zip(escaped).map(|(letter, how)| match how {
+            let words: String = WORDS.chars().zip(escaped).map(|(letter, how)| match how {
                 0 => letter.to_string(),
                 1 => format!("\\u{:04x}", u32::from(letter)),
                 _ => format!("\\u{:04X}", u32::from(letter)),

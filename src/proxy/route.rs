@@ -3,7 +3,7 @@
 #![deny(clippy::disallowed_methods)]
 
 use http::header::{
-    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName,
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName,
     PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Method};
@@ -42,7 +42,7 @@ pub enum Route {
 /// same requests under other paths too (`/invocations`, a root path), and a body without a
 /// type counts as JSON for them. To be asked before [`strip_hop_by_hop`].
 pub fn route(method: &Method, path: &str, headers: &HeaderMap) -> Route {
-    if method == Method::GET && is_websocket(headers) {
+    if method == Method::GET && is_websocket(headers) && !has_body(headers) {
         return Route::Upgrade;
     }
     if method != Method::POST {
@@ -60,6 +60,13 @@ pub fn route(method: &Method, path: &str, headers: &HeaderMap) -> Route {
     } else {
         Route::Pass
     }
+}
+
+/// True when a body follows. A handshake has none: one that went on without its body would let
+/// an engine that does not upgrade take the next request of the connection for it.
+fn has_body(headers: &HeaderMap) -> bool {
+    let length = headers.get(CONTENT_LENGTH);
+    headers.contains_key(TRANSFER_ENCODING) || length.is_some_and(|length| length != "0")
 }
 
 /// True when the client asks for a WebSocket. Other upgrades are not taken up, as a server
@@ -219,6 +226,25 @@ mod tests {
         assert_eq!(route("keep-alive, upgrade", "WebSocket"), Route::Upgrade);
         assert_eq!(route("keep-alive", "websocket"), Route::Pass);
         assert_eq!(route("Upgrade, HTTP2-Settings", "h2c"), Route::Pass);
+        for (name, value) in [("content-length", "9"), ("transfer-encoding", "chunked")] {
+            let headers = [
+                ("connection", "upgrade"),
+                ("upgrade", "websocket"),
+                (name, value),
+            ];
+            let headers = headers.map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            });
+            let headers = headers.into_iter().collect();
+            assert_eq!(
+                super::route(&Method::GET, "/v1/realtime", &headers),
+                Route::Pass,
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::wire::{
 };
 use crate::contract;
 use crate::openai;
+use crate::openai::api::Api;
 use crate::scheduling::decision::NoEndpoint;
 
 /// Envoy refuses messages of 64 KiB and more.
@@ -291,8 +292,8 @@ pub(super) fn response_trailers() -> ProcessingResponse {
     answer(Answer::ResponseTrailers(HttpTrailers {}))
 }
 
-/// The EPP's own answer to the client.
-pub(super) fn refuse(refusal: &Refusal) -> ProcessingResponse {
+/// The EPP's own answer to the client, in the error form of the API it asked.
+pub(super) fn refuse(refusal: &Refusal, api: Option<Api>) -> ProcessingResponse {
     let mut set = vec![option("content-type", "application/json")];
     match refusal.reason {
         Reason::NoEndpoint => set.push(option(
@@ -302,7 +303,7 @@ pub(super) fn refuse(refusal: &Refusal) -> ProcessingResponse {
         Reason::BodyBudget => set.push(option("retry-after", RETRY_AFTER_SECONDS)),
         Reason::BodyTooLarge | Reason::BodyTimeout | Reason::BodyEncoded => {}
     }
-    let body = openai::error::body(refusal.status, &refusal.message);
+    let body = openai::error::body_for(api, refusal.status, &refusal.message);
     answer(Answer::Immediate(ImmediateResponse {
         status: Some(HttpStatus {
             code: i32::from(refusal.status),

@@ -17,6 +17,7 @@ use super::mode::{
 use super::reply::{self, Refusal, Routed};
 use super::wire::{Event, HttpBody, HttpHeaders, Metadata, ProcessingRequest, ProcessingResponse};
 use crate::contract;
+use crate::openai::api::Api;
 use crate::scheduling::request::Allowed;
 
 /// What the stream wants done, in order.
@@ -36,29 +37,33 @@ pub enum Effect {
 
 /// Effects that were not carried out yet.
 #[derive(Debug, Default)]
-pub struct Effects(std::collections::VecDeque<Effect>);
+pub struct Effects {
+    queue: std::collections::VecDeque<Effect>,
+    /// The API that was asked: refusals have its form.
+    api: Option<Api>,
+}
 
 impl Effects {
     /// The next one.
     pub fn pop(&mut self) -> Option<Effect> {
-        self.0.pop_front()
+        self.queue.pop_front()
     }
 
     /// True when nothing is left to carry out.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.queue.is_empty()
     }
 
     pub(super) fn send(&mut self, reply: ProcessingResponse) {
-        self.0.push_back(Effect::Send(reply));
+        self.queue.push_back(Effect::Send(reply));
     }
 
     pub(super) fn decide(&mut self) {
-        self.0.push_back(Effect::Decide);
+        self.queue.push_back(Effect::Decide);
     }
 
     pub(super) fn learn(&mut self, body: Held) {
-        self.0.push_back(Effect::Learn(body));
+        self.queue.push_back(Effect::Learn(body));
     }
 
     pub(super) fn trailers(&mut self) {
@@ -66,8 +71,8 @@ impl Effects {
     }
 
     pub(super) fn refuse(&mut self, refusal: &Refusal) {
-        self.send(reply::refuse(refusal));
-        self.0.push_back(Effect::Refused(refusal.reason));
+        self.send(reply::refuse(refusal, self.api));
+        self.queue.push_back(Effect::Refused(refusal.reason));
     }
 }
 
@@ -163,13 +168,14 @@ impl Stream {
             return;
         }
         self.head = Head::new(message.headers);
+        out.api = Api::of(self.head.path());
         let mode = told.map_or(BodyMode::FullDuplex, |told| told.mode);
         if told.is_some() && self.managed.is_some_and(|managed| managed != mode) {
             self.phase = Phase::Passive {
                 hands_over: mode == BodyMode::FullDuplex,
                 ended: message.end_of_stream,
             };
-            out.0.push_back(Effect::Skipped);
+            out.queue.push_back(Effect::Skipped);
             return out.send(reply::unchanged_headers());
         }
         let body_use = match self.head.body_use() {

@@ -16,6 +16,8 @@ use crate::sim::faults::{MetricsPage, Settings};
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Chunks of 64 KiB in a huge page.
 const HUGE_CHUNKS: usize = 1024;
+/// With more, a step would not end before the test does, whatever is asked afterwards.
+const MAX_SLOW_FACTOR: f64 = 1e6;
 
 pub(super) async fn metrics(State(sim): State<Arc<Sim>>) -> Response {
     let page = |body: Body| ([(header::CONTENT_TYPE, METRICS_TYPE)], body).into_response();
@@ -78,6 +80,13 @@ pub(super) async fn set_faults(State(sim): State<Arc<Sim>>, body: Bytes) -> Resp
         for oddity in events.publish {
             publisher.publish_odd(oddity);
         }
+    }
+    if settings
+        .slow_factor
+        .is_some_and(|factor| !(factor > 0.0 && factor <= MAX_SLOW_FACTOR))
+    {
+        let message = format!("slow_factor must be above 0 and at most {MAX_SLOW_FACTOR}");
+        return (StatusCode::BAD_REQUEST, message).into_response();
     }
     if let Some(factor) = settings.slow_factor
         && sim.handle.slow_down(factor).await.is_err()

@@ -1,5 +1,7 @@
 //! Bounds of one stream: each is told with its own status, and nothing is kept.
 
+use envoy_types::pb::envoy::service::ext_proc::v3::processing_response::Response;
+
 use super::messages::{Driven, body, chat, config, headers, status};
 use crate::contract;
 use crate::epp::ext_proc::mode::Waits;
@@ -32,6 +34,24 @@ fn an_announced_length_is_refused_before_anything_comes() {
     assert_eq!(statuses, [Some(413)]);
     assert_eq!(driven.refused, ["body-too-large"]);
     assert_eq!(begun(1000, &[("content-length", "1000")]).1, []);
+}
+
+#[test]
+fn a_refusal_has_the_error_form_of_the_api() {
+    for (path, form) in [
+        ("/v1/chat/completions", r#"{"error":{"#),
+        ("/v1/messages", r#"{"type":"error","#),
+    ] {
+        let mut head = chat(&[("content-length", "1073741824")]);
+        head[1].1 = path.to_owned();
+        let mut driven = Driven::new(Stream::new(None, 1000));
+        let replies = driven.take(&headers(&head, Some(config(DUPLEX, 0, false)), false));
+        let Some(Response::ImmediateResponse(answer)) = &replies[0].response else {
+            panic!("{path}: {replies:?}");
+        };
+        let body = String::from_utf8_lossy(&answer.body);
+        assert!(body.starts_with(form), "{path}: {body}");
+    }
 }
 
 #[test]
