@@ -14,6 +14,7 @@ pub mod admin;
 pub mod allowlist;
 pub mod body;
 pub mod cli;
+mod client_stream;
 pub mod connector;
 pub mod failure;
 pub mod heavy;

@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::admin;
 use super::body::{self, Body, ReadError};
+use super::client_stream::ClientStream;
 use super::connector::{self, Connector, Exchange};
 use super::legs::{Head, Legs};
 use super::reason::Refusal;
@@ -133,8 +134,17 @@ impl Proxy {
             let proxy = self.clone();
             async move { Ok::<_, Infallible>(proxy.answer(request).await) }
         });
+        let (stream, client) = ClientStream::new(stream);
         let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        let mut connection = pin!(watcher.watch(connection.into_owned()));
+        let connection = watcher.watch(connection.into_owned());
+        // Dropped when the client has left, with all that it asked for.
+        let mut connection = pin!(async {
+            tokio::select! {
+                biased;
+                ended = connection => ended,
+                () = client.closed() => Ok(()),
+            }
+        });
         // The server itself waits for ever for the bytes by which it tells HTTP/1 from HTTP/2,
         // and for the first request of an HTTP/2 connection.
         let ended = match tokio::time::timeout(head_timeout, &mut connection).await {
@@ -147,8 +157,8 @@ impl Proxy {
         }
     }
 
-    /// Everything runs inside this call and the answer's body: when the client leaves, hyper
-    /// drops both, and with them every leg.
+    /// Everything runs inside this call and the answer's body: when the client leaves, both are
+    /// dropped with its connection, and with them every leg.
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         if request.method() == Method::GET && request.uri().path() == "/health" {
             return Response::new(body::full(""));

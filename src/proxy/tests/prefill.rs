@@ -375,10 +375,10 @@ async fn until_closed(mut stream: TcpStream, told: Arc<tokio::sync::Notify>) {
     told.notify_one();
 }
 
-async fn leaving_client(sidecar: &Sidecar, prefiller: SocketAddr) -> TcpStream {
+async fn leaving_client(sidecar: &Sidecar, prefiller: SocketAddr, tail: &str) -> TcpStream {
     let mut stream = TcpStream::connect(sidecar.address).await.unwrap();
     let request = format!(
-        "POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-prefiller-host-port: {prefiller}\r\ncontent-length: {}\r\n\r\n{BODY}",
+        "POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-prefiller-host-port: {prefiller}\r\ncontent-length: {}\r\n\r\n{BODY}{tail}",
         BODY.len()
     );
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -387,6 +387,18 @@ async fn leaving_client(sidecar: &Sidecar, prefiller: SocketAddr) -> TcpStream {
 
 #[tokio::test]
 async fn a_client_that_leaves_ends_the_prefill() {
+    leaves_and_ends_the_prefill("").await;
+}
+
+/// Bytes that nobody reads before the answer must not hide that the client has gone.
+#[tokio::test]
+async fn a_client_that_leaves_something_unread_is_missed_as_well() {
+    leaves_and_ends_the_prefill("\r\n").await;
+    let next = format!("POST {CHAT} HTTP/1.1\r\ncontent-length: 999999\r\n\r\n");
+    leaves_and_ends_the_prefill(&format!("{next}{}", "x".repeat(100_000))).await;
+}
+
+async fn leaves_and_ends_the_prefill(tail: &str) {
     let engine = Backend::json(200, "{}").await;
     let (arrived, closed): (Arc<tokio::sync::Notify>, Arc<tokio::sync::Notify>) =
         Default::default();
@@ -397,7 +409,7 @@ async fn a_client_that_leaves_ends_the_prefill() {
     });
     let prefiller = prefiller.await;
     let sidecar = sidecar(engine.address).await;
-    let client = leaving_client(&sidecar, prefiller).await;
+    let client = leaving_client(&sidecar, prefiller, tail).await;
     let wait = |told: Arc<tokio::sync::Notify>| async move {
         tokio::time::timeout(DEADLINE, told.notified())
             .await
@@ -428,7 +440,7 @@ async fn a_client_that_leaves_ends_the_decode() {
     let engine = engine.await;
     let prefiller = Backend::json(200, PREFILLED).await;
     let sidecar = sidecar(engine).await;
-    let mut client = leaving_client(&sidecar, prefiller.address).await;
+    let mut client = leaving_client(&sidecar, prefiller.address, "").await;
     let mut seen = Vec::new();
     while !seen.ends_with(b"data:\n\r\n") {
         let read = tokio::time::timeout(DEADLINE, client.read_buf(&mut seen)).await;
