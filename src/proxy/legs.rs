@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Error as ClientError;
 
@@ -172,22 +172,22 @@ impl Legs {
         cached_tokens: Option<u64>,
     ) -> Response<Body> {
         let request = head.request(head.headers.clone(), body);
-        match self.send(Leg::Decode, request).await {
+        match self.send(Leg::Decode, head.api, request).await {
             Ok(response) => match head.api.zip(cached_tokens) {
                 Some((api, count)) => {
                     usage::rewrite(response, api, count, &self.budget, &self.metrics)
                 }
                 None => response.map(http_body_util::BodyExt::boxed),
             },
-            Err(error) => failure::no_engine(head.api, &error),
+            Err(answer) => answer,
         }
     }
 
     /// Streams a request to the engine unread, and its answer back.
     pub async fn pass(&self, request: Request<Body>) -> Response<Body> {
-        match self.send(Leg::Passthrough, request).await {
+        match self.send(Leg::Passthrough, None, request).await {
             Ok(response) => response.map(http_body_util::BodyExt::boxed),
-            Err(error) => failure::no_engine(None, &error),
+            Err(answer) => answer,
         }
     }
 
@@ -203,12 +203,19 @@ impl Legs {
         sent.map_err(|error| failure::no_engine(None, &error))
     }
 
+    /// An error is the answer for the client.
     async fn send(
         &self,
         leg: Leg,
+        api: Option<Api>,
         request: Request<Body>,
-    ) -> Result<Response<Incoming>, ClientError> {
-        let mut response = self.counted(leg, request).await?;
+    ) -> Result<Response<Incoming>, Response<Body>> {
+        let sent = self.counted(leg, request).await;
+        let mut response = sent.map_err(|error| failure::no_engine(api, &error))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let message = "the model server changed the protocol, which nobody asked for";
+            return Err(failure::answer(api, StatusCode::BAD_GATEWAY, message));
+        }
         route::strip_hop_by_hop(response.headers_mut());
         Ok(response)
     }

@@ -141,6 +141,8 @@ pub enum Refusal {
     Target,
     /// The path administers the engine.
     AdminPath,
+    /// The method asks for a tunnel.
+    Method,
     /// The body is larger than the bound.
     TooLarge,
     /// The body did not end in time.
@@ -162,6 +164,7 @@ impl Refusal {
     pub fn status(self) -> StatusCode {
         match self {
             Self::Target | Self::AdminPath => StatusCode::FORBIDDEN,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TimedOut => StatusCode::REQUEST_TIMEOUT,
             Self::NoBudget | Self::TooMany => StatusCode::SERVICE_UNAVAILABLE,
@@ -217,6 +220,7 @@ words!(Fallback {
 words!(Refusal {
     Target => "target_not_allowed",
     AdminPath => "admin_path",
+    Method => "method",
     TooLarge => "body_too_large",
     TimedOut => "body_timeout",
     NoBudget => "body_budget",

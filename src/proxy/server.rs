@@ -165,6 +165,10 @@ impl Proxy {
         }
         let path = request.uri().path();
         let api = Api::of(path);
+        if request.method() == Method::CONNECT {
+            let message = "CONNECT is not allowed: the routing sidecar opens no tunnels";
+            return self.legs.refuse(api, Refusal::Method, message);
+        }
         if self.behaviour.admin_paths.refuses(path) {
             tracing::warn!(path, "a request for an administrative path was refused");
             let message = "Forbidden: this path administers the engine; --allow-admin-paths of the routing sidecar lets it through";

@@ -155,6 +155,32 @@ async fn an_engine_that_does_not_agree_is_heard() {
 }
 
 #[tokio::test]
+async fn nothing_but_a_handshake_becomes_a_tunnel() {
+    let (engine, asked) = shouting().await;
+    let sidecar = sidecar(engine).await;
+    let with_body = HANDSHAKE.replace("host: x\r\n", "host: x\r\ncontent-length: 9\r\n");
+    for (request, status) in [
+        (
+            "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}",
+            "HTTP/1.1 502",
+        ),
+        (&format!("{with_body}a request"), "HTTP/1.1 502"),
+        (
+            "CONNECT x:443 HTTP/1.1\r\nhost: x:443\r\n\r\n",
+            "HTTP/1.1 405",
+        ),
+    ] {
+        asked.lock().unwrap().clear();
+        let mut stream = connect(&sidecar, request).await;
+        let answer = read_until(&mut stream, "}").await;
+        assert!(answer.starts_with(status), "{request}: {answer}");
+        assert!(!asked.lock().unwrap().contains("upgrade"), "{request}");
+        assert_eq!(sidecar.count("upgrades_open"), 0);
+    }
+    assert_eq!(sidecar.count("refusals_total{reason=\"method\"}"), 1);
+}
+
+#[tokio::test]
 async fn other_upgrades_and_administrative_paths_are_no_way_around() {
     let engine = Backend::json(200, "answered").await;
     let sidecar = sidecar(engine.address).await;
