@@ -40,31 +40,48 @@ const ACCEPT_QUEUE: usize = 64;
 /// A gateway that is gone without a word is noticed after this and as much again.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// A service of gRPC's HTTP/2, as the gRPC library makes them.
+pub trait GrpcService:
+    tower_service::Service<
+        http::Request<tonic::body::Body>,
+        Response = http::Response<tonic::body::Body>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + NamedService
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> GrpcService for S where
+    S: tower_service::Service<
+            http::Request<tonic::body::Body>,
+            Response = http::Response<tonic::body::Body>,
+            Error = Infallible,
+            Future: Send + 'static,
+        > + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// Serves the listener until shutdown, then waits for open streams as long as `drain` says.
 /// `health` answers on the same port.
 ///
 /// # Errors
 /// When a thread cannot be started, or its server fails.
-pub async fn serve<H>(
+pub async fn serve(
     listener: TcpListener,
     exchanges: Exchanges,
-    health: H,
+    health: impl GrpcService,
     threads: usize,
     drain: Duration,
     shutdown: Shutdown,
-) -> anyhow::Result<()>
-where
-    H: tower_service::Service<
-            http::Request<tonic::body::Body>,
-            Response = http::Response<tonic::body::Body>,
-            Error = Infallible,
-        > + NamedService
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    H::Future: Send + 'static,
-{
+) -> anyhow::Result<()> {
     let mut connections = Vec::with_capacity(threads);
     let mut ended = Vec::with_capacity(threads);
     for index in 0..threads.max(1) {
@@ -127,25 +144,13 @@ fn detach(stream: TcpStream) -> std::io::Result<std::net::TcpStream> {
     stream.into_std()
 }
 
-fn connection_thread<H>(
+fn connection_thread(
     connections: mpsc::Receiver<std::net::TcpStream>,
     exchanges: Exchanges,
-    health: H,
+    health: impl GrpcService,
     drain: Duration,
     shutdown: &Shutdown,
-) -> anyhow::Result<()>
-where
-    H: tower_service::Service<
-            http::Request<tonic::body::Body>,
-            Response = http::Response<tonic::body::Body>,
-            Error = Infallible,
-        > + NamedService
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    H::Future: Send + 'static,
-{
+) -> anyhow::Result<()> {
     let incoming = ReceiverStream::new(connections)
         .map(|stream| TcpStream::from_std(stream).map(Readable::new));
     let server = tonic::transport::Server::builder()
