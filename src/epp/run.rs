@@ -163,8 +163,7 @@ async fn serve(args: &Args, scheduling: SchedulingConfig) -> anyhow::Result<()> 
     tokio::select! {
         () = known.until_synced() => {}
         () = shutdown.requested() => {
-            shutdown.finished().await;
-            return Ok(());
+            return shutdown.finished().await;
         }
     }
     let listener = serve::listen(address).await?;
@@ -179,8 +178,8 @@ async fn serve(args: &Args, scheduling: SchedulingConfig) -> anyhow::Result<()> 
     )
     .await;
     shutdown.begin();
-    shutdown.finished().await;
-    served
+    let finished = shutdown.finished().await;
+    served.and(finished)
 }
 
 /// How the API server is reached; `None` where endpoints do not come from a cluster.

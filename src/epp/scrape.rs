@@ -151,13 +151,12 @@ impl Scrapes {
             stop: CancellationToken::new(),
         };
         let (shared, kept) = (Arc::clone(&self.0), entry.clone());
-        self.0.shutdown.spawn("scrape", async move {
+        self.0.shutdown.spawn_for_peer("scrape", async move {
             tokio::select! {
                 () = kept.stop.cancelled() => {}
                 () = shared.shutdown.requested() => {}
                 () = shared.follow(endpoint, &kept.slot) => {}
             }
-            Ok(())
         });
         entry
     }

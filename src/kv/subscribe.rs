@@ -287,7 +287,7 @@ impl Subscriptions {
             self.metrics.clone(),
         );
         self.shutdown
-            .spawn("kv events", pod.run(stop.clone(), self.shutdown.clone()));
+            .spawn_for_peer("kv events", pod.run(stop.clone(), self.shutdown.clone()));
         Running {
             wanted,
             stop,

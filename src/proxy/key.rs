@@ -126,6 +126,6 @@ mod tests {
         key.0.changed().await.unwrap();
         assert_eq!(key.now().unwrap(), "Bearer two");
         shutdown.begin();
-        shutdown.finished().await;
+        shutdown.finished().await.unwrap();
     }
 }

@@ -115,8 +115,8 @@ async fn serve(args: &Args, host: Option<IpAddr>) -> anyhow::Result<()> {
         .await;
     shutdown.begin();
     // WebSockets have the drain time too, which began when shutdown was asked for.
-    let _ = tokio::time::timeout(drain + LAST_WAIT, shutdown.finished()).await;
-    served
+    let finished = tokio::time::timeout(drain + LAST_WAIT, shutdown.finished()).await;
+    served.and(finished.unwrap_or(Ok(())))
 }
 
 /// Who may compute prompts.

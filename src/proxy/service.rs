@@ -271,7 +271,7 @@ mod tests {
         assert!(*asked.lock().unwrap() > before);
         assert_eq!(service.listed().port, 8000);
         shutdown.begin();
-        shutdown.finished().await;
+        shutdown.finished().await.unwrap();
     }
 
     #[tokio::test]
@@ -302,7 +302,7 @@ mod tests {
         service.refresh().await;
         assert!(service.listed().addresses.is_empty());
         shutdown.begin();
-        shutdown.finished().await;
+        shutdown.finished().await.unwrap();
     }
 
     #[test]

@@ -56,10 +56,9 @@ pub async fn serve<T: Send + 'static>(
     insert_upgrade(response.headers_mut());
     let counted = legs.metrics().upgrade();
     let until = shutdown.clone();
-    shutdown.spawn("upgraded connection", async move {
+    shutdown.spawn_for_peer("upgraded connection", async move {
         let _held = (counted, kept);
         connect(client, engine, lifetime, until).await;
-        Ok(())
     });
     response.map(|_| body::full(""))
 }

@@ -208,8 +208,8 @@ impl Running {
     pub async fn finished(self) -> anyhow::Result<()> {
         let served = self.server.await;
         self.inner.begin();
-        self.inner.finished().await;
-        served.context("the server's task")?
+        let finished = self.inner.finished().await;
+        served.context("the server's task")?.and(finished)
     }
 }
 

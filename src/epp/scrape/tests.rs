@@ -105,7 +105,8 @@ async fn stopped(shutdown: &Shutdown) {
     shutdown.begin();
     tokio::time::timeout(DEADLINE, shutdown.finished())
         .await
-        .expect("every task ends");
+        .expect("every task ends")
+        .unwrap();
 }
 
 #[tokio::test]

@@ -76,7 +76,7 @@ async fn expired_bindings_go_without_anybody_asking() {
     assert!(sessions.is_empty());
     assert_eq!(sessions.count(endpoint(1)), 0);
     shutdown.begin();
-    shutdown.finished().await;
+    shutdown.finished().await.unwrap();
 }
 
 #[tokio::test]
@@ -99,5 +99,5 @@ async fn room_is_made_before_a_request_has_to() {
     }
     assert_eq!((metrics.events("evicted"), sessions.len()), (100, 1_400));
     shutdown.begin();
-    shutdown.finished().await;
+    shutdown.finished().await.unwrap();
 }

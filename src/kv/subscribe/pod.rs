@@ -6,11 +6,13 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -70,19 +72,19 @@ impl Pod {
     }
 
     /// Follows the endpoint until it is stopped, then has the index forget it.
-    pub(super) async fn run(
-        mut self,
-        stop: CancellationToken,
-        shutdown: Shutdown,
-    ) -> anyhow::Result<()> {
+    pub(super) async fn run(mut self, stop: CancellationToken, shutdown: Shutdown) {
         let added = Change::Add(Arc::clone(&self.shared));
         if self.changes.send(added).await.is_err() {
-            return Ok(());
+            return;
         }
         tokio::select! {
             () = stop.cancelled() => {}
             () = shutdown.requested() => {}
-            Closed = self.follow() => {}
+            ended = AssertUnwindSafe(self.follow()).catch_unwind() => {
+                if ended.is_err() {
+                    tracing::error!(endpoint = %self.wanted.endpoint, "reading its KV events panicked: what it holds is forgotten");
+                }
+            }
         }
         self.shared.reporting.store(false, Ordering::Relaxed);
         let removed = Change::Remove(Arc::clone(&self.shared));
@@ -90,7 +92,6 @@ impl Pod {
             _ = self.changes.send(removed) => {}
             () = shutdown.requested() => {}
         }
-        Ok(())
     }
 
     /// Connects again and again.

@@ -612,7 +612,7 @@ async fn payloads_on_their_way_to_the_writer_have_a_budget() {
         Arc::new(Never),
         metrics,
     );
-    shutdown.spawn("pod", pod.run(CancellationToken::new(), shutdown.clone()));
+    shutdown.spawn_for_peer("pod", pod.run(CancellationToken::new(), shutdown.clone()));
     assert!(matches!(queue.recv().await, Some(Change::Add(_))));
     eventually("connected", || engine.socket.subscribers() == 1).await;
     // A batch of no events that takes 5 MiB, by a field that is passed over.
@@ -654,7 +654,8 @@ async fn every_task_ends_with_the_program() {
     rig.shutdown.begin();
     tokio::time::timeout(Duration::from_secs(20), rig.shutdown.finished())
         .await
-        .expect("all tasks end");
+        .expect("all tasks end")
+        .unwrap();
 }
 
 #[tokio::test]
@@ -680,7 +681,7 @@ async fn events_wait_for_a_busy_writer_and_hints_do_not() {
         Arc::new(Never),
         metrics.clone(),
     );
-    shutdown.spawn("pod", pod.run(CancellationToken::new(), shutdown.clone()));
+    shutdown.spawn_for_peer("pod", pod.run(CancellationToken::new(), shutdown.clone()));
     let page = || {
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();

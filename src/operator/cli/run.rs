@@ -147,8 +147,7 @@ async fn serve(args: &RunArgs) -> anyhow::Result<()> {
             "waiting for leadership"
         );
         if !standby.lead(&shutdown).await {
-            shutdown.finished().await;
-            return Ok(());
+            return shutdown.finished().await;
         }
         candidate = Some(standby);
     }
@@ -185,8 +184,8 @@ async fn serve(args: &RunArgs) -> anyhow::Result<()> {
     };
     metrics.leader.set(0);
     shutdown.begin();
-    shutdown.finished().await;
-    result
+    let finished = shutdown.finished().await;
+    result.and(finished)
 }
 
 fn start_admin(

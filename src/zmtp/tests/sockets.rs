@@ -175,7 +175,7 @@ async fn requests_find_their_way_back() {
     drop(dealers);
     shutdown.begin();
     assert!(in_time("the end", router.receive()).await.is_none());
-    in_time("all tasks", shutdown.finished()).await;
+    in_time("all tasks", shutdown.finished()).await.unwrap();
 }
 
 #[tokio::test]
@@ -247,7 +247,7 @@ async fn a_publisher_that_dials_comes_back() {
     }
     drop(publisher);
     shutdown.begin();
-    in_time("all tasks", shutdown.finished()).await;
+    in_time("all tasks", shutdown.finished()).await.unwrap();
 }
 
 #[tokio::test]

@@ -94,7 +94,8 @@ impl Replica {
         self.shutdown.begin();
         tokio::time::timeout(DEADLINE, self.shutdown.finished())
             .await
-            .expect("sharing ends at shutdown");
+            .expect("sharing ends at shutdown")
+            .unwrap();
         assert!(self.shutdown.begun());
     }
 }
@@ -472,5 +473,5 @@ async fn the_stream_is_bounded_and_goes_away_when_nobody_writes() {
     let most = Limits::default().sticky * 2 + Duration::from_mins(1);
     assert!(left > 0 && left as u128 <= most.as_millis(), "{left}");
     shutdown.begin();
-    shutdown.finished().await;
+    shutdown.finished().await.unwrap();
 }
