@@ -119,6 +119,16 @@ fn epp(args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String, String) {
 }
 
 #[test]
+fn an_epp_that_cannot_start_ends_with_an_error() {
+    let file = "/nowhere/endpoints.yaml";
+    let ports = ["--grpc-port=0", "--grpc-health-port=0", "--metrics-port=0"];
+    let args = [&["--endpoints-file", file][..], &ports].concat();
+    let (code, _, stderr) = epp(&args, &[("LLM_D_BIND_HOST", "127.0.0.1")]);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains(file), "{stderr}");
+}
+
+#[test]
 fn the_epp_takes_a_document_in_the_spellings_that_the_operator_looks_for() {
     let equals = format!("--config-text={GOOD}");
     for args in [

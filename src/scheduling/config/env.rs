@@ -72,6 +72,7 @@ pub(super) fn read(
     let pipeline = read.pipeline();
     let (redis_addr, index_update_interval) = read.beside();
     read.warn_about_unknown();
+    read.warn_about_idle();
     if !read.errors.is_empty() {
         read.errors.sort_by(|a, b| a.at.cmp(&b.at));
         return Err(read.errors);
@@ -112,10 +113,30 @@ fn is_ours(name: &str) -> bool {
     bare.starts_with("SESSION_")
         || bare.starts_with("KVCACHE_")
         || bare.starts_with("PD_")
-        || (bare.starts_with("ENABLE_") && (bare.ends_with("_SCORER") || bare.ends_with("_FILTER")))
+        || (bare.starts_with("ENABLE_") && (bare.contains("_SCOR") || bare.contains("_FILTER")))
         || bare.contains("_SCORER_QUEUE_")
         || bare.ends_with("_SCORER_WEIGHT")
         || bare.ends_with("_FILTER_WEIGHT")
+}
+
+/// The variables of which one must be set for this one to matter; `None` where it always does.
+fn switches_of(name: &str) -> Option<Vec<String>> {
+    if let Some(scorer) = name.strip_suffix("_WEIGHT") {
+        let stem = scorer.strip_prefix("PREFILL_").unwrap_or(scorer);
+        let prefix = &scorer[..scorer.len() - stem.len()];
+        let known = Kind::ALL.iter().any(|kind| kind.stem() == stem);
+        return known.then(|| vec![format!("{prefix}ENABLE_{stem}")]);
+    }
+    let session = ["", "PREFILL_"].map(|prefix| format!("{prefix}ENABLE_SESSION_AWARE_SCORER"));
+    match name {
+        "PD_PROMPT_LEN_THRESHOLD" | "PD_CACHE_AWARE_ROUTING" => Some(vec!["PD_ENABLED".to_owned()]),
+        "SESSION_SCORING_ALGORITHM"
+        | "SESSION_HEADER_NAMES"
+        | "SESSION_STICKY_DURATION"
+        | "LOAD_AWARE_SCORER_QUEUE_THRESHOLD" => Some(session.into()),
+        _ if name.starts_with("PREFILL_ENABLE_") => Some(vec!["PD_ENABLED".to_owned()]),
+        _ => None,
+    }
 }
 
 struct Reader<'a> {
@@ -336,6 +357,21 @@ impl<'a> Reader<'a> {
             }
         }
     }
+
+    /// Settings of a part that nobody switched on. One that was switched off with a `false` is
+    /// off on purpose, and its other settings wait for it.
+    fn warn_about_idle(&mut self) {
+        for name in self.env.keys() {
+            if self.text(name).is_some()
+                && let Some(switches) = switches_of(name)
+                && !switches.iter().any(|switch| self.text(switch).is_some())
+            {
+                let names = switches.join(" and ");
+                let verb = if switches.len() > 1 { "are" } else { "is" };
+                self.warn(name, format!("does nothing: {names} {verb} not set"));
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -360,6 +396,43 @@ mod tests {
     }
 
     #[test]
+    fn settings_of_what_is_not_switched_on_are_told() {
+        let told = |name: &str, more: &[(&str, &str)]| {
+            let env = [&[(name, "1")][..], more].concat();
+            let (_, warnings) = from(&env).unwrap();
+            let shown = warnings.iter();
+            let shown: Vec<_> = shown
+                .map(|warning| format!("{} {}", warning.at, warning.message))
+                .collect();
+            shown.join("\n")
+        };
+        for (name, switch) in [
+            ("LOAD_AWARE_SCORER_WEIGHT", "ENABLE_LOAD_AWARE_SCORER"),
+            (
+                "PREFILL_PREFIX_AWARE_SCORER_WEIGHT",
+                "PREFILL_ENABLE_PREFIX_AWARE_SCORER",
+            ),
+            ("PD_PROMPT_LEN_THRESHOLD", "PD_ENABLED"),
+            ("SESSION_STICKY_DURATION", "ENABLE_SESSION_AWARE_SCORER"),
+            (
+                "SESSION_STICKY_DURATION",
+                "PREFILL_ENABLE_SESSION_AWARE_SCORER",
+            ),
+        ] {
+            let warning = told(name, &[]);
+            assert!(warning.contains(switch), "{warning}");
+            for value in ["true", "false"] {
+                let with_pd = [(switch, value), ("PD_ENABLED", "true")];
+                assert_eq!(told(name, &with_pd), "", "{name}");
+            }
+        }
+        let prefill = [("PREFILL_ENABLE_LOAD_AWARE_SCORER", "true")];
+        assert!(told("X", &prefill).contains("PD_ENABLED is not set"));
+        let typo = [("ENABLE_LOAD_AWARE_SCORE", "true")];
+        assert!(told("X", &typo).contains("is not a setting of this EPP"));
+    }
+
+    #[test]
     fn the_articles_settings_are_understood() {
         let (config, warnings) = from(&[
             ("ENABLE_KVCACHE_AWARE_SCORER", "true"),
@@ -376,6 +449,7 @@ mod tests {
             ("KVCACHE_INDEX_UPDATE_INTERVAL", "500ms"),
             ("PD_ENABLED", "true"),
             ("PREFILL_ENABLE_KVCACHE_AWARE_SCORER", "true"),
+            ("PREFILL_ENABLE_SESSION_AWARE_SCORER", "true"),
             ("PREFILL_SESSION_AWARE_SCORER_WEIGHT", "15"),
         ])
         .unwrap();
@@ -403,7 +477,13 @@ mod tests {
         let ProfileHandler::Disagg { prefill, decider } = &config.pipeline.handler else {
             panic!("{config:?}");
         };
-        assert_eq!(weights(prefill), [("precise-prefix-cache-scorer", 1.0)]);
+        assert_eq!(
+            weights(prefill),
+            [
+                ("session-affinity-scorer", 15.0),
+                ("precise-prefix-cache-scorer", 1.0)
+            ]
+        );
         assert_eq!(
             *decider,
             Decider::CharThreshold {
