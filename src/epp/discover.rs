@@ -120,7 +120,7 @@ async fn follow_pool(
             target = pools.next() => match target {
                 Some(Some(target)) => {
                     if current.as_ref().is_none_or(|(before, _)| *before != target) {
-                        tracing::info!(namespace, name, ?target, "following the InferencePool");
+                        tracing::info!(namespace, name, pods = ?target, "following the InferencePool");
                         let pods = Pods::new(&client, namespace, &target);
                         current = Some((target, pods));
                     }

@@ -56,6 +56,32 @@ fn every_file_opens_by_saying_what_it_is() {
     );
 }
 
+/// Keys that every line of the JSON log has: a field of the same name would be there twice.
+const LOG_KEYS: &[&str] = &["target", "level", "timestamp", "message"];
+
+#[test]
+fn no_field_of_a_log_line_hides_another() {
+    let mut lines = 0;
+    for (name, text) in sources() {
+        for line in text.split("tracing::").skip(1) {
+            let Some((_, fields)) = line.split_once("!(") else {
+                continue;
+            };
+            let fields = fields.split_once(");").map_or(fields, |(fields, _)| fields);
+            lines += 1;
+            for field in fields.split(',') {
+                let field = field.split('=').next().unwrap_or_default().trim();
+                let field = field.trim_start_matches(['%', '?']);
+                assert!(
+                    !LOG_KEYS.contains(&field),
+                    "{name}: the field {field:?} is a key of every log line:\n{fields}"
+                );
+            }
+        }
+    }
+    assert!(lines > 50, "only {lines} log lines were found");
+}
+
 /// What a file that says `PURE` in its opening must not say.
 const FORBIDDEN: &[&str] = &[
     "use tokio",

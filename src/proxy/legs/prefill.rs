@@ -78,7 +78,7 @@ impl Legs {
             match self.verdict(&target, &mut asked).await {
                 Verdict::Allowed => targets.push(target),
                 Verdict::NotYet => {
-                    tracing::warn!(%target, "--prefill-service does not have this endpoint");
+                    tracing::warn!(prefiller = %target, "--prefill-service does not have this endpoint");
                     left_out = Some(Fallback::NotListed);
                 }
                 no => return Err(Box::new(self.forbid(head, &target, no))),
@@ -108,7 +108,7 @@ impl Legs {
     }
 
     fn forbid(&self, head: &Head, target: &Target, why: Verdict) -> Response<Body> {
-        tracing::warn!(%target, ?why, "a request named a prefill endpoint that is not allowed");
+        tracing::warn!(prefiller = %target, ?why, "a request named a prefill endpoint that is not allowed");
         let why = match why {
             Verdict::NoList => "no list is set: --allowed-prefillers or --prefill-service",
             Verdict::Never => "this address is never a prefill endpoint",
@@ -135,7 +135,7 @@ impl Legs {
                     return Prefill::Forbidden(Box::new(answer));
                 }
                 Attempt::Failed { reason, .. } => {
-                    tracing::warn!(%target, reason = reason.word(), "prefill failed");
+                    tracing::warn!(prefiller = %target, reason = reason.word(), "prefill failed");
                     last = reason;
                 }
             }
@@ -188,7 +188,7 @@ impl Legs {
             Ok(Some(address)) => address,
             Ok(None) => return Attempt::Forbidden,
             Err(error) => {
-                tracing::warn!(%target, %error, "look up a prefill endpoint");
+                tracing::warn!(prefiller = %target, %error, "look up a prefill endpoint");
                 return Attempt::failed(Fallback::Unreachable);
             }
         };
@@ -197,7 +197,7 @@ impl Legs {
         let response = match self.engine.at(address).send(request).await {
             Ok(response) => response,
             Err(error) => {
-                tracing::warn!(%target, error = error_chain::chain(&error), "reach a prefill endpoint");
+                tracing::warn!(prefiller = %target, error = error_chain::chain(&error), "reach a prefill endpoint");
                 return Attempt::failed(if failure::is_unreachable(&error) {
                     Fallback::Unreachable
                 } else {
@@ -207,7 +207,7 @@ impl Legs {
         };
         let status = response.status();
         if !status.is_success() {
-            tracing::warn!(%target, status = status.as_u16(), "a prefill endpoint answered with an error");
+            tracing::warn!(prefiller = %target, status = status.as_u16(), "a prefill endpoint answered with an error");
             return Attempt::Failed {
                 reason: Fallback::of(status),
                 again: matches!(status.as_u16(), 502..=504),
