@@ -3,8 +3,8 @@
 //! Four programs share this library:
 //!
 //! ```text
-//! operator   watch -> resolve(IO) -> plan(template, decode, merge, validate) -> render -> apply(IO) -> status -> patch(IO)
-//!            Resolved            Plan (everything named and valid)     Children<Desired>  Children<Applied>   ModelServiceStatus
+//! operator   watch -> resolve(IO) -> facts -> render -> check -> apply(IO) -> status -> patch(IO)
+//!            Resolved     Facts (every decision)  Children<Desired>  Children<Applied>  ModelServiceStatus
 //! epp        message -> session.handle -> director: parse -> schedule -> respond -> actions -> stream
 //!            side inputs, each one writer task and lock-free readers: discover -> datastore
 //! proxy      request -> route(headers) -> connector -> stream back

@@ -12,8 +12,8 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::artifacts::Artifacts;
 use super::merge::{MODEL_MOUNT_PATH, MODEL_VOLUME};
-use super::plan::artifacts::Artifacts;
 use crate::api::modelservice::Parallelism;
 use crate::contract;
 pub use pieces::{

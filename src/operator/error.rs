@@ -2,7 +2,7 @@
 //! and metrics, and whether trying again can help. PURE.
 #![deny(clippy::disallowed_methods)]
 
-use super::{apply, plan, resolve};
+use super::{apply, invalid, resolve};
 
 /// A failed reconcile, by stage.
 #[derive(Debug, thiserror::Error)]
@@ -10,9 +10,9 @@ pub enum Error {
     /// Facts could not be fetched.
     #[error(transparent)]
     Resolve(#[from] resolve::Error),
-    /// The facts make no valid plan.
+    /// What people wrote is wrong.
     #[error(transparent)]
-    Plan(#[from] plan::Error),
+    Invalid(#[from] invalid::Error),
     /// Some children could not be made.
     #[error("{}", joined(.0))]
     Apply(Vec<apply::Error>),
@@ -62,7 +62,7 @@ impl Error {
             | Self::Observe { .. }
             | Self::Finalizer { .. }
             | Self::Status { .. } => Class::Transient,
-            Self::Resolve(_) | Self::Plan(_) => Class::UserInput,
+            Self::Resolve(_) | Self::Invalid(_) => Class::UserInput,
             Self::Apply(errors) if errors.iter().all(apply::Error::is_permanent) => {
                 Class::UserInput
             }
@@ -79,7 +79,7 @@ impl Error {
                 resolve::Error::NamelessReference => "BaseConfigMapRefInvalid",
                 resolve::Error::Read { .. } => "ReadFailed",
             },
-            Self::Plan(error) => error.reason(),
+            Self::Invalid(error) => error.reason(),
             Self::Apply(errors) => errors.first().map_or("ApplyFailed", apply::Error::reason),
             Self::Observe { .. } => "ReadFailed",
             Self::Finalizer { .. } => "FinalizerWriteFailed",
@@ -90,7 +90,7 @@ impl Error {
     /// True when the base config is what is wrong.
     pub fn blames_base_config(&self) -> bool {
         match self {
-            Self::Plan(error) => error.blames_base_config(),
+            Self::Invalid(error) => error.blames_base_config(),
             Self::Resolve(error) => !matches!(error, resolve::Error::Read { .. }),
             Self::Apply(_)
             | Self::Observe { .. }

@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::plan::artifacts::Artifacts;
+use super::artifacts::Artifacts;
 use crate::api::modelservice::{AcceleratorTypes, ContainerSpec};
 
 /// Where the model's volume is mounted.

@@ -8,9 +8,10 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 
+use super::base::Place;
 use super::children::{Applied, ChildKey, Children, Object, pods_of};
 use super::error::Error;
-use super::plan::{ExternalRedis, Place, Plan, redacted, redis_url};
+use super::facts::{ExternalRedis, Facts, redacted, redis_url};
 use super::resolved::Served;
 use crate::api::ModelService;
 use crate::api::foreign::{Gateway, HTTPRoute};
@@ -43,14 +44,14 @@ pub async fn observe(
     client: &Client,
     served: Served,
     ms: &ModelService,
-    plan: &Plan,
+    facts: &Facts,
     applied: &Children<Applied>,
 ) -> Result<Observed, Error> {
     let mut observed = Observed::default();
     for child in &applied.items {
         match &child.object {
             Object::Deployment(deployment) if !is_ready(deployment) => {
-                let why = explain(client, plan, deployment).await?;
+                let why = explain(client, facts, deployment).await?;
                 observed.unready.push((deployment.name_any(), why));
             }
             Object::HttpRoute(route) => {
@@ -62,7 +63,7 @@ pub async fn observe(
     if served.http_route {
         observed.gateways = gateways(client, ms).await?;
     }
-    if let Some(redis) = &plan.external_redis {
+    if let Some(redis) = facts.redis.external() {
         observed.redis = Some(ask_redis(client, ms, redis).await);
     }
     Ok(observed)
@@ -82,7 +83,7 @@ pub fn is_ready(deployment: &Deployment) -> bool {
 }
 
 /// Why the pods of a Deployment are not ready: the first reason any of them gives.
-async fn explain(client: &Client, plan: &Plan, deployment: &Deployment) -> Result<String, Error> {
+async fn explain(client: &Client, facts: &Facts, deployment: &Deployment) -> Result<String, Error> {
     let namespace = deployment.namespace().unwrap_or_default();
     let pods_of = pods_of(deployment).unwrap_or_default();
     let pods = Api::<Pod>::namespaced(client.clone(), &namespace)
@@ -97,11 +98,7 @@ async fn explain(client: &Client, plan: &Plan, deployment: &Deployment) -> Resul
             source,
         })?;
     let name = deployment.name_any();
-    let workload = [&plan.decode, &plan.prefill, &plan.epp]
-        .into_iter()
-        .flatten()
-        .find(|workload| workload.deployment.name_any() == name);
-    let image_place = |container: &str| workload?.images.get(container);
+    let image_place = |container: &str| facts.written(&name)?.images.get(container);
     let reason = pods
         .items
         .iter()

@@ -12,12 +12,13 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 
 use super::apply::{self, Outcome};
+use super::check;
 use super::children::{Children, Desired, Ownership};
 use super::error::{Class, Error};
 use super::events::{self, Recorder};
+use super::facts::{self, Facts};
 use super::metrics::{Metrics, ResultLabel};
 use super::observe::{self, Observed};
-use super::plan::{self, Plan};
 use super::render;
 use super::resolve;
 use super::resolved::Served;
@@ -58,7 +59,7 @@ pub struct Context {
 struct Progress {
     /// The ModelService as our own writes left it, where there were any.
     current: Option<ModelService>,
-    plan: Option<Plan>,
+    facts: Option<Facts>,
     outcome: Option<Outcome>,
     observed: Option<Observed>,
 }
@@ -125,8 +126,9 @@ async fn pipeline(
     progress: &mut Progress,
 ) -> Result<(), Error> {
     let resolved = resolve::resolve(&context.client, &context.settings, context.served, ms).await?;
-    let plan = plan::plan(&context.settings, ms, &resolved)?;
-    let desired = render::render(&context.settings, &plan);
+    let facts = facts::decide(&context.settings, ms, &resolved)?;
+    let desired = render::render(&facts);
+    check::check(&facts, &desired)?;
     let elsewhere = reaches_elsewhere(&desired);
     let current = progress.current.insert(ms.clone());
     if elsewhere && !has_finalizer(current) {
@@ -136,10 +138,10 @@ async fn pipeline(
     let ms = &*current;
     let mut outcome = apply::apply(&context.client, &context.metrics, ms, desired).await;
     let failed = std::mem::take(&mut outcome.failed);
-    let plan = progress.plan.insert(plan);
+    let facts = progress.facts.insert(facts);
     let outcome = progress.outcome.insert(outcome);
     let observed =
-        observe::observe(&context.client, context.served, ms, plan, &outcome.applied).await;
+        observe::observe(&context.client, context.served, ms, facts, &outcome.applied).await;
     if !failed.is_empty() {
         progress.observed = observed.ok();
         return Err(Error::Apply(failed));
@@ -253,9 +255,9 @@ async fn write_status(
     failure: Option<&Error>,
 ) -> Result<(), Error> {
     let ms = progress.current.as_ref().unwrap_or(ms);
-    let seen = match (&progress.plan, &progress.outcome) {
-        (Some(plan), Some(outcome)) => Some(Seen {
-            plan,
+    let seen = match (&progress.facts, &progress.outcome) {
+        (Some(facts), Some(outcome)) => Some(Seen {
+            facts,
             outcome,
             observed: progress.observed.as_ref(),
         }),

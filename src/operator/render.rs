@@ -1,138 +1,98 @@
-//! [`Plan`] -> `Children<Desired>`. PURE and INFALLIBLE: what could be wrong was found in
-//! `plan`.
+//! [`Facts`] -> `Children<Desired>`: each child built whole, once, in the file named after
+//! it. PURE and INFALLIBLE: nothing is decided here.
 #![deny(clippy::disallowed_methods)]
 
 mod accounts;
+mod config_hash;
+mod engines;
 mod envoy_filter;
+mod epp;
+mod pool;
 mod redis;
+mod route;
+mod secrets;
+mod services;
 
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::core::ObjectMeta;
+use k8s_openapi::api::core::v1::ConfigMap;
 
 use super::children::{Child, ChildKey, Children, Desired, Object, Ownership};
-use super::names;
-use super::plan::{Plan, Workload};
-use super::resolve::EPP_SECRET_KEY;
-use super::resolved::Generated;
-use super::settings::Settings;
+use super::facts::{Engines, Facts};
+use super::names::Role;
 
 /// Renders every child.
-pub fn render(settings: &Settings, plan: &Plan) -> Children<Desired> {
-    let mut items: Vec<Child> = plan
+pub fn render(facts: &Facts) -> Children<Desired> {
+    let mut items: Vec<Child> = facts
         .config_maps
         .iter()
-        .map(|map| config_map(plan, map))
+        .map(|map| config_map(facts, map))
         .collect();
-    let mut owned = |key, object| items.push(child(key, object, Ownership::Owned));
-    if plan.decode.is_some() || plan.prefill.is_some() {
-        owned(
-            ChildKey::PdServiceAccount,
-            accounts::pd_account(settings, plan),
-        );
-    }
-    if plan.epp.is_some() {
-        owned(
-            ChildKey::EppServiceAccount,
-            accounts::epp_account(settings, plan),
-        );
-        owned(
+    items.extend(facts.all_engines().map(|e| engines_child(facts, e)));
+    if facts.epp.is_some() {
+        items.push(owned(ChildKey::EppServiceAccount, accounts::of_epp(facts)));
+        items.push(owned(
             ChildKey::EppRoleBinding,
-            accounts::epp_role_binding(settings, plan),
-        );
+            accounts::epp_role_binding(facts),
+        ));
     }
-    if let Some(secret) = &plan.epp_secret {
-        let meta = accounts::meta(plan, names::epp_secret(&plan.name));
-        owned(ChildKey::EppSecret, generated(meta, EPP_SECRET_KEY, secret));
+    if facts.all_engines().next().is_some() {
+        items.push(owned(
+            ChildKey::PdServiceAccount,
+            accounts::of_engines(facts),
+        ));
     }
-    if let Some(service) = &plan.prefill_pods {
-        owned(
-            ChildKey::PrefillPods,
-            Object::Service(Box::new(service.clone())),
-        );
-    }
-    if let Some(pool) = &plan.pool {
-        owned(ChildKey::InferencePool, pool.clone());
-    }
-    if let Some(model) = &plan.model {
-        owned(
-            ChildKey::InferenceModel,
-            Object::InferenceModel(Box::new(model.clone())),
-        );
-    }
-    if let Some(route) = &plan.route {
-        owned(
-            ChildKey::HttpRoute,
-            Object::HttpRoute(Box::new(route.clone())),
-        );
-    }
-    if let Some(filter) = &plan.envoy_filter {
-        owned(
-            ChildKey::EnvoyFilter,
-            envoy_filter::envoy_filter(plan, filter),
-        );
-    }
-    for (workload, deployment, service) in [
+    let optional = [
+        (ChildKey::EppSecret, secrets::of_epp(facts)),
+        (ChildKey::EppDeployment, epp::deployment(facts)),
+        (ChildKey::EppService, services::of_epp(facts)),
         (
-            &plan.decode,
-            ChildKey::DecodeDeployment,
             ChildKey::DecodeService,
+            services::of_role(facts, Role::Decode),
         ),
         (
-            &plan.prefill,
-            ChildKey::PrefillDeployment,
             ChildKey::PrefillService,
+            services::of_role(facts, Role::Prefill),
         ),
-        (&plan.epp, ChildKey::EppDeployment, ChildKey::EppService),
-    ] {
-        if let Some(workload) = workload {
-            items.extend(workload_children(workload, deployment, service));
-        }
-    }
-    if let Some(redis) = &plan.redis {
-        items.extend(redis::redis(plan, redis));
-    }
+        (ChildKey::PrefillPods, services::prefill_pods(facts)),
+        (ChildKey::InferencePool, pool::pool(facts)),
+        (ChildKey::InferenceModel, pool::inference_model(facts)),
+        (ChildKey::HttpRoute, route::route(facts)),
+        (ChildKey::EnvoyFilter, envoy_filter::envoy_filter(facts)),
+    ];
+    items.extend(
+        optional
+            .into_iter()
+            .filter_map(|(key, object)| Some(owned(key, object?))),
+    );
+    items.extend(redis::redis(facts));
     Children::new(items)
 }
 
-fn config_map(plan: &Plan, map: &ConfigMap) -> Child {
-    let ownership = if map.metadata.namespace == plan.namespace {
+fn engines_child(facts: &Facts, engines: &Engines) -> Child {
+    let key = match engines.role {
+        Role::Decode => ChildKey::DecodeDeployment,
+        Role::Prefill => ChildKey::PrefillDeployment,
+    };
+    Child {
+        keep_live_replicas: engines.written.keep_live_replicas,
+        ..owned(key, engines::deployment(facts, engines))
+    }
+}
+
+fn config_map(facts: &Facts, map: &ConfigMap) -> Child {
+    let ownership = if map.metadata.namespace == facts.identity.namespace {
         Ownership::Owned
     } else {
         Ownership::Elsewhere
     };
-    let object = Object::ConfigMap(Box::new(map.clone()));
-    child(ChildKey::ConfigMaps, object, ownership)
+    child(
+        ChildKey::ConfigMaps,
+        Object::ConfigMap(Box::new(map.clone())),
+        ownership,
+    )
 }
 
-fn workload_children(workload: &Workload, deployment: ChildKey, service: ChildKey) -> Vec<Child> {
-    let mut children = vec![Child {
-        keep_live_replicas: workload.keep_live_replicas,
-        ..child(
-            deployment,
-            Object::Deployment(Box::new(workload.deployment.clone())),
-            Ownership::Owned,
-        )
-    }];
-    if let Some(object) = &workload.service {
-        children.push(child(
-            service,
-            Object::Service(Box::new(object.clone())),
-            Ownership::Owned,
-        ));
-    }
-    children
-}
-
-/// A Secret with one generated text.
-fn generated(metadata: ObjectMeta, key: &str, text: &Generated) -> Object {
-    let bytes = ByteString(text.0.clone().into_bytes());
-    Object::Secret(Box::new(Secret {
-        metadata,
-        data: Some([(key.to_owned(), bytes)].into()),
-        type_: Some("Opaque".to_owned()),
-        ..Secret::default()
-    }))
+fn owned(key: ChildKey, object: Object) -> Child {
+    child(key, object, Ownership::Owned)
 }
 
 fn child(key: ChildKey, object: Object, ownership: Ownership) -> Child {

@@ -9,16 +9,13 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::Value;
 
 use super::names;
-use super::resolved::{BaseConfig, GatewayFacts, Generated, RedisFacts, Resolved, Served};
+use super::resolved::{
+    BaseConfig, GatewayFacts, Generated, REDIS_PASSWORD_KEY, RedisFacts, Resolved, Served,
+};
 use super::settings::Settings;
 use crate::api::ModelService;
 use crate::api::foreign::{Gateway, GatewayClass, HTTPRoute};
 use crate::contract;
-
-/// Key of the password in the Secret of the Redis we render.
-pub const REDIS_PASSWORD_KEY: &str = "password";
-/// Key in the Secret that the replicas of an EPP share.
-pub const EPP_SECRET_KEY: &str = "pool-secret";
 
 /// Why the facts could not be had.
 #[derive(Debug, thiserror::Error)]

@@ -6,6 +6,11 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+/// Key of the password in the Secret of the Redis we render.
+pub const REDIS_PASSWORD_KEY: &str = "password";
+/// Key in the Secret that the replicas of an EPP share.
+pub const EPP_SECRET_KEY: &str = "pool-secret";
+
 /// What `resolve` fetched.
 #[derive(Clone, Debug, Default)]
 pub struct Resolved {

@@ -14,8 +14,8 @@ use self::router::router;
 use super::apply::Outcome;
 use super::children::{Applied, ChildKey, Children, Object, pods_of};
 use super::error::{Class, Error};
+use super::facts::Facts;
 use super::observe::Observed;
-use super::plan::Plan;
 use crate::api::conditions::{self, ConditionType, Verdict, set_condition};
 use crate::api::foreign::Gateway;
 use crate::api::{ModelService, ModelServiceStatus};
@@ -24,8 +24,8 @@ use crate::telemetry::error_chain::chain;
 /// What a reconcile achieved.
 #[derive(Debug)]
 pub struct Seen<'a> {
-    /// The plan.
-    pub plan: &'a Plan,
+    /// What was decided.
+    pub facts: &'a Facts,
     /// What came of applying it.
     pub outcome: &'a Outcome,
     /// What the cluster says; `None` when it could not be asked.
@@ -99,7 +99,7 @@ fn base_config(
     {
         return Some(Verdict::no(error.reason(), chain(error)));
     }
-    if let Some(error @ Error::Plan(_)) = failure {
+    if let Some(error @ Error::Invalid(_)) = failure {
         // Whether an older complaint about the base config still holds was not seen.
         let old = ms.status.as_ref()?;
         let old = conditions::find(&old.conditions, ConditionType::BaseConfigResolved)?;
@@ -120,9 +120,9 @@ fn base_config(
         Some(name) => format!("base config {name} resolved"),
         None => "no base config: built-in bases are used".to_owned(),
     };
-    for warning in &seen.plan.warnings {
+    for finding in &seen.facts.findings {
         message.push_str("; ");
-        message.push_str(warning);
+        message.push_str(&finding.to_string());
     }
     // The API takes no more; the rest is in the log.
     if message.len() > 30_000 {
@@ -132,7 +132,7 @@ fn base_config(
         }
         message.truncate(end);
     }
-    let reason = if seen.plan.warnings.is_empty() {
+    let reason = if seen.facts.findings.is_empty() {
         "Resolved"
     } else {
         "ResolvedWithWarnings"

@@ -2,8 +2,8 @@
 //! with this operator's variables and its one own function, `getPort`.
 #![deny(clippy::disallowed_methods)]
 
+use super::artifacts::Artifacts;
 use super::names::{self, Role};
-use super::plan::artifacts::Artifacts;
 use crate::api::ModelService;
 use crate::gotemplate::{Error, Functions, Limits, Template, Value};
 

@@ -6,9 +6,10 @@ use clap::Parser as _;
 use llm_d_operator::api::ModelService;
 use llm_d_operator::epp::cli::{Args, normalize};
 use llm_d_operator::epp::discover::Source;
-use llm_d_operator::operator::plan::plan;
+use llm_d_operator::operator::children::ChildKey;
 use llm_d_operator::operator::resolved::{PoolVersion, Resolved, Served};
 use llm_d_operator::operator::settings::Settings;
+use llm_d_operator::operator::{facts, render};
 
 const MODEL_SERVICE: &str = include_str!("../../examples/llama-3-2-1b/modelservice.yaml");
 
@@ -24,9 +25,11 @@ fn started(pool: Option<PoolVersion>) -> (Args, Vec<String>) {
         },
         ..Resolved::default()
     };
-    let plan = plan(&Settings::default(), &ms, &resolved).expect("a plan");
-    let deployment = plan.epp.expect("an EPP").deployment;
-    let pod = deployment.spec.template.spec.expect("a pod");
+    let facts = facts::decide(&Settings::default(), &ms, &resolved).expect("facts");
+    let children = render::render(&facts);
+    let deployment = children.deployment(ChildKey::EppDeployment);
+    let template = &deployment.expect("an EPP").spec.template;
+    let pod = template.spec.clone().expect("a pod");
     let container = pod
         .containers
         .into_iter()

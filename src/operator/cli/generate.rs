@@ -13,7 +13,7 @@ use crate::api::ModelService;
 use crate::operator::children::ChildKey;
 use crate::operator::resolved::{BaseConfig, PoolVersion, Resolved, Served};
 use crate::operator::settings::Settings;
-use crate::operator::{decode, plan, render};
+use crate::operator::{check, decode, facts, render};
 
 /// Flags of `generate`.
 #[derive(Clone, Debug, Args)]
@@ -77,16 +77,18 @@ pub(crate) fn generate(
         },
         ..Resolved::default()
     };
-    let plan = plan::plan(settings, &ms, &resolved)?;
-    warnings.extend(plan.warnings.iter().cloned());
+    let facts = facts::decide(settings, &ms, &resolved)?;
+    let desired = render::render(&facts);
+    check::check(&facts, &desired)?;
+    warnings.extend(facts.findings.iter().map(ToString::to_string));
     let mut children: BTreeMap<&'static str, Value> = BTreeMap::new();
-    for child in render::render(settings, &plan).items {
+    for child in desired.items {
         let mut value = child.object.to_value();
         let resource = child.object.api_resource();
         value["apiVersion"] = json!(resource.api_version);
         value["kind"] = json!(resource.kind);
         value["metadata"]["ownerReferences"] = json!([{
-            "apiVersion": "llm-d.ai/v1alpha1", "kind": "ModelService", "name": plan.name, "uid": "",
+            "apiVersion": "llm-d.ai/v1alpha1", "kind": "ModelService", "name": facts.identity.name, "uid": "",
         }]);
         if child.key == ChildKey::ConfigMaps {
             let list = children

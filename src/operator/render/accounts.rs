@@ -1,63 +1,51 @@
-//! ServiceAccounts of engines and EPP, and the EPP's RoleBinding. PURE.
+//! Facts -> ServiceAccounts of engines and EPP, and the EPP's RoleBinding. PURE.
+#![deny(clippy::disallowed_methods)]
 
 use k8s_openapi::api::core::v1::{LocalObjectReference, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
-use kube::core::ObjectMeta;
 
 use crate::operator::children::Object;
+use crate::operator::facts::Facts;
 use crate::operator::names;
-use crate::operator::plan::Plan;
-use crate::operator::settings::Settings;
 
-pub(super) fn meta(plan: &Plan, name: String) -> ObjectMeta {
-    ObjectMeta {
-        name: Some(name),
-        namespace: plan.namespace.clone(),
-        ..ObjectMeta::default()
-    }
-}
-
-fn account(plan: &Plan, name: String, pull_secrets: &[String]) -> Object {
+fn account(facts: &Facts, name: String, pull_secrets: &[String]) -> Object {
     let secrets: Vec<LocalObjectReference> = pull_secrets
         .iter()
         .map(|name| LocalObjectReference { name: name.clone() })
         .collect();
     Object::ServiceAccount(Box::new(ServiceAccount {
-        metadata: meta(plan, name),
+        metadata: facts.identity.meta(name),
         image_pull_secrets: (!secrets.is_empty()).then_some(secrets),
         ..ServiceAccount::default()
     }))
 }
 
-pub(super) fn pd_account(settings: &Settings, plan: &Plan) -> Object {
-    account(
-        plan,
-        names::pd_service_account(&plan.name),
-        &settings.pd_pull_secrets,
-    )
+/// The account of prefill and decode pods.
+pub(super) fn of_engines(facts: &Facts) -> Object {
+    let name = names::pd_service_account(&facts.identity.name);
+    account(facts, name, &facts.settings.pd_pull_secrets)
 }
 
-pub(super) fn epp_account(settings: &Settings, plan: &Plan) -> Object {
-    account(
-        plan,
-        names::epp_service_account(&plan.name),
-        &settings.epp_pull_secrets,
-    )
+/// The EPP's account.
+pub(super) fn of_epp(facts: &Facts) -> Object {
+    let name = names::epp_service_account(&facts.identity.name);
+    account(facts, name, &facts.settings.epp_pull_secrets)
 }
 
 /// Binds the EPP's account to the ClusterRole, in this namespace only.
-pub(super) fn epp_role_binding(settings: &Settings, plan: &Plan) -> Object {
+pub(super) fn epp_role_binding(facts: &Facts) -> Object {
+    let identity = &facts.identity;
     Object::RoleBinding(Box::new(RoleBinding {
-        metadata: meta(plan, names::epp_role_binding(&plan.name)),
+        metadata: identity.meta(names::epp_role_binding(&identity.name)),
         role_ref: RoleRef {
             api_group: Some("rbac.authorization.k8s.io".to_owned()),
             kind: "ClusterRole".to_owned(),
-            name: settings.epp_cluster_role.clone(),
+            name: facts.settings.epp_cluster_role.clone(),
         },
         subjects: Some(vec![Subject {
             kind: "ServiceAccount".to_owned(),
-            name: names::epp_service_account(&plan.name),
-            namespace: plan.namespace.clone(),
+            name: names::epp_service_account(&identity.name),
+            namespace: identity.namespace.clone(),
             ..Subject::default()
         }]),
     }))

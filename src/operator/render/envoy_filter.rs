@@ -8,12 +8,11 @@
 
 use serde_json::{Value, json};
 
-use super::accounts::meta;
 use crate::api::foreign::{ConfigPatch, EnvoyFilter, EnvoyFilterSpec, Patch, TargetRef};
 use crate::contract;
 use crate::operator::children::Object;
+use crate::operator::facts::{Facts, FilterFacts};
 use crate::operator::names;
-use crate::operator::plan::{EnvoyFilterPlan, Plan};
 
 /// How long the EPP may take to answer a message about the answer. In full-duplex mode Envoy
 /// knows no time limit for messages about the request (seen with 1.40): the limits below are
@@ -37,11 +36,13 @@ const HEADER_MUTATION: &str =
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// The EnvoyFilter.
-pub(super) fn envoy_filter(plan: &Plan, filter: &EnvoyFilterPlan) -> Object {
-    let namespace = plan.namespace.as_deref().unwrap_or("default");
+pub(super) fn envoy_filter(facts: &Facts) -> Option<Object> {
+    let filter = facts.routing.filter.as_ref()?;
+    let identity = &facts.identity;
+    let namespace = identity.namespace_or_default();
     let names = FilterNames {
-        headers: format!("llm-d.headers.{namespace}.{}", plan.name),
-        processor: format!("llm-d.ext_proc.{namespace}.{}", plan.name),
+        headers: format!("llm-d.headers.{namespace}.{}", identity.name),
+        processor: format!("llm-d.ext_proc.{namespace}.{}", identity.name),
     };
     // Each goes directly before the router, so the one written first runs first.
     let mut patches = vec![
@@ -75,8 +76,8 @@ pub(super) fn envoy_filter(plan: &Plan, filter: &EnvoyFilterPlan) -> Object {
         ..EnvoyFilterSpec::default()
     };
     let mut object = EnvoyFilter::new("", spec);
-    object.metadata = meta(plan, names::envoy_filter(&plan.name));
-    Object::EnvoyFilter(Box::new(object))
+    object.metadata = identity.meta(names::envoy_filter(&identity.name));
+    Some(Object::EnvoyFilter(Box::new(object)))
 }
 
 /// Names of the two HTTP filters.
@@ -119,7 +120,7 @@ fn headers(filter_name: &str) -> Value {
 }
 
 /// The external processor, disabled.
-fn processor(filter_name: &str, filter: &EnvoyFilterPlan) -> Value {
+fn processor(filter_name: &str, filter: &FilterFacts) -> Value {
     let mut service = json!({
         "envoy_grpc": {
             "cluster_name": epp_cluster(filter),
@@ -160,7 +161,7 @@ fn processor(filter_name: &str, filter: &EnvoyFilterPlan) -> Value {
     })
 }
 
-fn epp_cluster(filter: &EnvoyFilterPlan) -> String {
+fn epp_cluster(filter: &FilterFacts) -> String {
     format!("outbound|{}||{}", contract::PORT_EPP_GRPC, filter.epp_host)
 }
 
@@ -197,7 +198,7 @@ fn switch_on(names: &FilterNames, route: &str) -> ConfigPatch {
 /// Makes the gateway notice an EPP that is gone, stopped or refuses, and not ask it for a
 /// while. With no EPP left to ask Envoy knows that before it sends a byte of the request, so
 /// the request goes on whole; after it has begun to send the body, it can only answer 500.
-fn watch_epp(filter: &EnvoyFilterPlan) -> ConfigPatch {
+fn watch_epp(filter: &FilterFacts) -> ConfigPatch {
     let keepalive = if filter.epp_answers_pings {
         json!({"interval": PING_INTERVAL, "timeout": PING_TIMEOUT})
     } else {
@@ -244,7 +245,7 @@ fn watch_epp(filter: &EnvoyFilterPlan) -> ConfigPatch {
 }
 
 /// Lets the EPP's header choose the host of the decode cluster.
-fn obey_header(filter: &EnvoyFilterPlan, port: i32) -> ConfigPatch {
+fn obey_header(filter: &FilterFacts, port: i32) -> ConfigPatch {
     let policy = |name: &str, message: &str, rest: Value| {
         let mut config = json!({
             "@type": format!("type.googleapis.com/envoy.extensions.load_balancing_policies.{message}"),

@@ -1,4 +1,4 @@
-//! The Redis of a namespace: Secret, Deployment, Service and NetworkPolicy, shared by the
+//! Facts -> the Redis of a namespace: Secret, Deployment, Service and NetworkPolicy, shared by the
 //! ModelServices there. PURE.
 //!
 //! It is a cache of a cache: no persistence, bounded memory, evicting. Serving never
@@ -18,25 +18,28 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::core::ObjectMeta;
 
-use super::accounts::meta;
-use super::{child, generated};
+use super::child;
+use super::secrets::generated;
 use crate::contract;
 use crate::operator::builtin;
 use crate::operator::children::{Child, ChildKey, Object, Ownership};
-use crate::operator::plan::{Plan, RedisPlan};
-use crate::operator::resolve::REDIS_PASSWORD_KEY;
+use crate::operator::facts::{Facts, OurRedis};
+use crate::operator::resolved::REDIS_PASSWORD_KEY;
 
 const MAX_MEMORY: &str = "256mb";
 const MEMORY_LIMIT: &str = "384Mi";
 
-/// The four objects.
-pub(super) fn redis(plan: &Plan, redis: &RedisPlan) -> Vec<Child> {
+/// The four objects; none where the EPP uses no Redis or somebody else's.
+pub(super) fn redis(facts: &Facts) -> Vec<Child> {
+    let Some(redis) = facts.redis.ours() else {
+        return Vec::new();
+    };
     let shared = |key, object| child(key, object, Ownership::Shared);
     vec![
-        shared(ChildKey::RedisSecret, secret(plan, redis)),
-        shared(ChildKey::RedisNetworkPolicy, network_policy(plan, redis)),
-        shared(ChildKey::RedisDeployment, deployment(plan, redis)),
-        shared(ChildKey::RedisService, service(plan, redis)),
+        shared(ChildKey::RedisSecret, secret(facts, redis)),
+        shared(ChildKey::RedisNetworkPolicy, network_policy(facts, redis)),
+        shared(ChildKey::RedisDeployment, deployment(facts, redis)),
+        shared(ChildKey::RedisService, service(facts, redis)),
     ]
 }
 
@@ -47,7 +50,7 @@ fn selector() -> BTreeMap<String, String> {
     )])
 }
 
-fn named(plan: &Plan) -> ObjectMeta {
+fn named(facts: &Facts) -> ObjectMeta {
     let mut labels = selector();
     labels.insert(
         contract::LABEL_MANAGED_BY.to_owned(),
@@ -55,17 +58,17 @@ fn named(plan: &Plan) -> ObjectMeta {
     );
     ObjectMeta {
         labels: Some(labels),
-        ..meta(plan, contract::REDIS_NAME.to_owned())
+        ..facts.identity.meta(contract::REDIS_NAME.to_owned())
     }
 }
 
-fn secret(plan: &Plan, redis: &RedisPlan) -> Object {
-    generated(named(plan), REDIS_PASSWORD_KEY, &redis.password)
+fn secret(facts: &Facts, redis: &OurRedis) -> Object {
+    generated(named(facts), REDIS_PASSWORD_KEY, &redis.password)
 }
 
-fn service(plan: &Plan, redis: &RedisPlan) -> Object {
+fn service(facts: &Facts, redis: &OurRedis) -> Object {
     Object::Service(Box::new(Service {
-        metadata: named(plan),
+        metadata: named(facts),
         spec: Some(ServiceSpec {
             ports: Some(vec![builtin::service_port("redis", redis.port)]),
             selector: Some(selector()),
@@ -75,10 +78,10 @@ fn service(plan: &Plan, redis: &RedisPlan) -> Object {
     }))
 }
 
-fn deployment(plan: &Plan, redis: &RedisPlan) -> Object {
+fn deployment(facts: &Facts, redis: &OurRedis) -> Object {
     let labels = Some(selector());
     Object::Deployment(Box::new(Deployment {
-        metadata: named(plan),
+        metadata: named(facts),
         spec: DeploymentSpec {
             replicas: Some(1),
             selector: LabelSelector {
@@ -98,7 +101,7 @@ fn deployment(plan: &Plan, redis: &RedisPlan) -> Object {
     }))
 }
 
-fn pod(redis: &RedisPlan) -> PodSpec {
+fn pod(redis: &OurRedis) -> PodSpec {
     let args = [
         "--port",
         &redis.port.to_string(),
@@ -151,7 +154,7 @@ fn pod(redis: &RedisPlan) -> PodSpec {
 }
 
 /// Only EPPs of this namespace may connect.
-fn network_policy(plan: &Plan, redis: &RedisPlan) -> Object {
+fn network_policy(facts: &Facts, redis: &OurRedis) -> Object {
     let epps = LabelSelector {
         match_expressions: Some(vec![LabelSelectorRequirement {
             key: contract::LABEL_EPP.to_owned(),
@@ -161,7 +164,7 @@ fn network_policy(plan: &Plan, redis: &RedisPlan) -> Object {
         ..LabelSelector::default()
     };
     Object::NetworkPolicy(Box::new(NetworkPolicy {
-        metadata: named(plan),
+        metadata: named(facts),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(LabelSelector {
                 match_labels: Some(selector()),

@@ -78,8 +78,8 @@ fn parents(ms: &ModelService, seen: &Seen<'_>, route: &HTTPRoute) -> Option<Verd
         .as_ref()
         .map(|status| status.parents.as_slice())
         .unwrap_or_default();
-    let wanted = match &seen.plan.route {
-        Some(route) => route.spec.parent_refs.as_slice(),
+    let wanted = match &seen.facts.routing.route {
+        Some(route) => route.parents.as_slice(),
         None => ms.spec.routing.gateway_refs.as_slice(),
     };
     if wanted.is_empty() && said.is_empty() {
@@ -225,16 +225,16 @@ mod tests {
         }))
         .unwrap();
         let object = Object::InferencePool(Box::new(pool));
-        let plan = crate::operator::plan::plan(
+        let mut facts = crate::operator::facts::decide(
             &crate::operator::settings::Settings::default(),
             &ms,
             &crate::operator::resolved::Resolved::default(),
         )
         .unwrap();
-        let plan = crate::operator::plan::Plan {
-            route: Some(route.clone()),
-            ..plan
-        };
+        facts.routing.route = Some(crate::operator::facts::RouteFacts {
+            parents: route.spec.parent_refs.clone(),
+            rules: route.spec.rules.clone(),
+        });
         let outcome = crate::operator::apply::Outcome {
             applied: crate::operator::children::Children::applied(vec![
                 crate::operator::children::Child {
@@ -248,7 +248,7 @@ mod tests {
             inventory: Vec::new(),
         };
         let seen = Seen {
-            plan: &plan,
+            facts: &facts,
             outcome: &outcome,
             observed: None,
         };

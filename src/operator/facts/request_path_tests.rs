@@ -4,10 +4,11 @@
 use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec};
 use serde_json::{Value, json};
 
+use super::view::{View, Workload, plan};
 use super::*;
-use crate::operator::children::ChildKey;
-use crate::operator::render::render;
-use crate::operator::resolved::{BaseConfig, GatewayFacts, PoolVersion, Served};
+use crate::contract;
+use crate::operator::children::{ChildKey, Object};
+use crate::operator::resolved::{BaseConfig, GatewayFacts, Generated, PoolVersion, Served};
 
 fn model_service() -> Value {
     json!({
@@ -22,7 +23,7 @@ fn model_service() -> Value {
 }
 
 /// A plan of the ModelService above with these changes (a JSON merge) over such a base.
-fn planned(changes: Value, base: &[(&str, &str)]) -> Plan {
+fn planned(changes: Value, base: &[(&str, &str)]) -> View {
     let mut ms = model_service();
     json_merge(&mut ms, changes);
     let ms: ModelService = serde_json::from_value(ms).unwrap();
@@ -64,13 +65,12 @@ fn json_merge(into: &mut Value, changes: Value) {
     }
 }
 
-fn child(plan: &Plan, key: ChildKey) -> Option<Value> {
-    let children = render(&Settings::default(), plan);
-    children.get(key).map(Object::to_value)
+fn child(plan: &View, key: ChildKey) -> Option<Value> {
+    plan.children.get(key).map(Object::to_value)
 }
 
 /// Values of the EnvoyFilter's patches of one kind, in order.
-fn patches(plan: &Plan, apply_to: &str) -> Vec<Value> {
+fn patches(plan: &View, apply_to: &str) -> Vec<Value> {
     let filter = child(plan, ChildKey::EnvoyFilter).unwrap();
     let all = filter["spec"]["configPatches"].as_array().unwrap().clone();
     all.into_iter()
@@ -215,11 +215,11 @@ fn a_secret_of_the_users_own_is_used_instead() {
 
 const FULL_PREFILL: &str = "apiVersion: apps/v1\nkind: Deployment\nspec:\n  template:\n    spec:\n      containers:\n      - name: vllm\n        image: e:1\n";
 
-fn sidecar(plan: &Plan) -> Container {
+fn sidecar(plan: &View) -> Container {
     container(&pod(plan.decode.as_ref()), contract::CONTAINER_SIDECAR)
 }
 
-fn prefill_service(plan: &Plan) -> Option<String> {
+fn prefill_service(plan: &View) -> Option<String> {
     entry(&sidecar(plan), contract::ENV_PREFILL_SERVICE)?.value
 }
 

@@ -1,17 +1,48 @@
 //! The address the EPP is given -> the Redis to render, or the one somebody else runs. PURE.
+#![deny(clippy::disallowed_methods)]
 
 use std::fmt;
 
-use super::place::{Place, Sources};
-use super::{Context, Error, Workload};
+use super::epp_config::EppScheduling;
+use super::{Context, Epp};
 use crate::contract;
-use crate::operator::resolve::REDIS_PASSWORD_KEY;
+use crate::operator::base::Place;
+use crate::operator::finding::Finding;
+use crate::operator::invalid::Error;
 use crate::operator::resolved::Generated;
-use crate::operator::{builtin, merge};
+
+/// The Redis that the EPP uses.
+#[derive(Clone, Debug)]
+pub enum Redis {
+    /// It uses none.
+    None,
+    /// The one of the namespace, which we render.
+    Ours(OurRedis),
+    /// One that somebody else runs.
+    External(ExternalRedis),
+}
+
+impl Redis {
+    /// The one we render.
+    pub fn ours(&self) -> Option<&OurRedis> {
+        match self {
+            Self::Ours(redis) => Some(redis),
+            Self::None | Self::External(_) => None,
+        }
+    }
+
+    /// The one that somebody else runs.
+    pub fn external(&self) -> Option<&ExternalRedis> {
+        match self {
+            Self::External(redis) => Some(redis),
+            Self::None | Self::Ours(_) => None,
+        }
+    }
+}
 
 /// The Redis to render.
 #[derive(Clone, Debug)]
-pub struct RedisPlan {
+pub struct OurRedis {
     /// Port of its Service.
     pub port: u16,
     /// Password; empty offline.
@@ -88,59 +119,48 @@ pub fn redis_url(address: &str) -> String {
     format!("{}{address}", if bare { "redis://" } else { "" })
 }
 
-/// Whether the EPP's Redis is ours to render, and the password it gets then.
+/// Whose the EPP's Redis is.
 pub(super) fn decide(
     context: &Context<'_>,
-    address: Option<String>,
-    epp: Option<&mut Workload>,
-    warnings: &mut Vec<String>,
-) -> Result<(Option<RedisPlan>, Option<ExternalRedis>), Error> {
-    let (Some(address), Some(epp)) = (address, epp) else {
-        return Ok((None, None));
+    scheduling: &EppScheduling,
+    epp: Option<&Epp>,
+    findings: &mut Vec<Finding>,
+) -> Result<Redis, Error> {
+    let (Some(address), Some(epp)) = (scheduling.redis_addr.clone(), epp) else {
+        return Ok(Redis::None);
     };
-    let place = Sources::epp(context).env(contract::CONTAINER_EPP, contract::ENV_REDIS_ADDR);
-    let pod = merge::pod_spec(&mut epp.deployment);
-    let container = builtin::main_container(pod, contract::CONTAINER_EPP);
+    let sources = &epp.written.sources;
+    let place = sources.env(contract::CONTAINER_EPP, contract::ENV_REDIS_ADDR);
     let ours = names_our_redis(context, &address);
     if ours && !context.resolved.redis.foreign_service {
         check_our_address(context, &place, &address)?;
-        builtin::add_env(
-            container,
-            [builtin::secret_var(
-                contract::ENV_REDIS_PASSWORD,
-                contract::REDIS_NAME,
-                REDIS_PASSWORD_KEY,
-            )],
-        );
-        let rendered = RedisPlan {
+        return Ok(Redis::Ours(OurRedis {
             port: contract::PORT_REDIS,
             password: context.resolved.redis.password.clone().unwrap_or_default(),
             image: context.settings.redis_image.clone(),
-        };
-        return Ok((Some(rendered), None));
+        }));
     }
     if ours {
-        warnings.push(format!(
+        findings.push(Finding::new(format!(
             "Service {} exists and is not ours: Redis is taken as external",
             contract::REDIS_NAME
-        ));
+        )));
     }
-    let password = container.env.iter().flatten().find_map(|entry| {
+    let password = epp.container.env.iter().flatten().find_map(|entry| {
         let from = entry.value_from.as_ref()?.secret_key_ref.as_ref()?;
         (entry.name == contract::ENV_REDIS_PASSWORD).then(|| (from.name.clone(), from.key.clone()))
     });
-    let external = ExternalRedis {
+    Ok(Redis::External(ExternalRedis {
         env: contract::ENV_REDIS_ADDR,
         place,
         address,
         password,
-    };
-    Ok((None, Some(external)))
+    }))
 }
 
 /// True when the address is the Redis of this namespace that we render.
 fn names_our_redis(context: &Context<'_>, address: &str) -> bool {
-    let Some(namespace) = context.namespace.as_deref() else {
+    let Some(namespace) = context.identity.namespace.as_deref() else {
         return false;
     };
     let (host, _) = Address::read(address).host_and_port();
@@ -177,7 +197,7 @@ fn check_our_address(context: &Context<'_>, place: &Place, address: &str) -> Res
              or another host for a Redis of your own",
             contract::ENV_REDIS_ADDR,
             contract::REDIS_NAME,
-            context.namespace.as_deref().unwrap_or_default(),
+            context.identity.namespace.as_deref().unwrap_or_default(),
             contract::PORT_REDIS,
         ),
         reason: "EPPSettingsInvalid",

@@ -1,54 +1,49 @@
-//! Base pool and what the cluster serves -> the InferencePool and the InferenceModel. PURE.
+//! Facts -> the InferencePool in the version the cluster serves, whichever form the base has,
+//! and the InferenceModel. PURE.
+#![deny(clippy::disallowed_methods)]
 
-use super::Context;
-use super::base::BasePool;
-use super::routing::Routing;
+use kube::core::ObjectMeta;
+
 use crate::api::foreign::v1alpha2::{
-    ExtensionRef, InferenceModel, InferencePool as InferencePoolAlpha,
-    InferencePoolSpec as InferencePoolAlphaSpec, PoolRef,
+    ExtensionRef, InferencePool as InferencePoolAlpha, InferencePoolSpec as InferencePoolAlphaSpec,
+    PoolRef,
 };
 use crate::api::foreign::{
     EndpointPickerRef, InferencePool, InferencePoolSpec, LabelSelector, PoolPort,
 };
 use crate::contract;
+use crate::operator::base::BasePool;
 use crate::operator::children::Object;
+use crate::operator::facts::Facts;
 use crate::operator::names;
 use crate::operator::resolved::PoolVersion;
 
-/// The port on which endpoints serve, as the EPP names them to gateway and sidecar. Of
-/// several (one for each data-parallel rank) the first.
-pub(super) fn serving_port(context: &Context<'_>) -> i32 {
-    let port = match &context.base.pool {
-        Some(BasePool::V1(pool)) => pool.spec.target_ports.first().map(|port| port.number),
-        Some(BasePool::Alpha(pool)) => pool.spec.target_port_number,
-        None => None,
-    };
-    port.unwrap_or(i32::from(contract::PORT_SERVING))
-}
-
 /// The InferencePool, in the version the cluster serves, whichever form the base has.
-pub(super) fn pool(context: &Context<'_>, routing: &Routing, has_epp: bool) -> Option<Object> {
-    let version = routing.pool_version?;
-    if context.base.pool.is_none() && !has_epp {
+pub(super) fn pool(facts: &Facts) -> Option<Object> {
+    let version = facts.routing.pool_version?;
+    if facts.base.pool.is_none() && facts.epp.is_none() {
         return None;
     }
-    let mut v1 = match &context.base.pool {
+    let mut v1 = match &facts.base.pool {
         Some(BasePool::V1(pool)) => pool.as_ref().clone(),
         Some(BasePool::Alpha(pool)) if version == PoolVersion::V1Alpha2 => {
-            return Some(alpha(context, pool.as_ref().clone()));
+            return Some(alpha(facts, pool.as_ref().clone()));
         }
         Some(BasePool::Alpha(pool)) => from_alpha(pool),
         None => InferencePool::new("", InferencePoolSpec::default()),
     };
-    name(context, &mut v1.metadata);
-    v1.spec.selector.match_labels.extend(context.labels.clone());
+    name(facts, &mut v1.metadata);
+    v1.spec
+        .selector
+        .match_labels
+        .extend(facts.identity.labels.clone());
     if v1.spec.target_ports.is_empty() {
         v1.spec.target_ports = vec![PoolPort {
             number: i32::from(contract::PORT_SERVING),
         }];
     }
     let picker = v1.spec.endpoint_picker_ref.get_or_insert_default();
-    picker.name = names::epp_service(&context.name);
+    picker.name = names::epp_service(&facts.identity.name);
     picker.port.get_or_insert(PoolPort {
         number: i32::from(contract::PORT_EPP_GRPC),
     });
@@ -76,10 +71,10 @@ pub(super) fn pool(context: &Context<'_>, routing: &Routing, has_epp: bool) -> O
 }
 
 /// The old form in the old version: exactly what the Go operator made of it.
-fn alpha(context: &Context<'_>, mut pool: InferencePoolAlpha) -> Object {
-    name(context, &mut pool.metadata);
-    pool.spec.selector.extend(context.labels.clone());
-    pool.spec.extension_ref.get_or_insert_default().name = names::epp_service(&context.name);
+fn alpha(facts: &Facts, mut pool: InferencePoolAlpha) -> Object {
+    name(facts, &mut pool.metadata);
+    pool.spec.selector.extend(facts.identity.labels.clone());
+    pool.spec.extension_ref.get_or_insert_default().name = names::epp_service(&facts.identity.name);
     Object::InferencePoolAlpha(Box::new(pool))
 }
 
@@ -111,25 +106,25 @@ fn from_alpha(pool: &InferencePoolAlpha) -> InferencePool {
     v1
 }
 
-fn name(context: &Context<'_>, meta: &mut kube::core::ObjectMeta) {
-    meta.name = Some(names::inference_pool(&context.name));
-    meta.namespace.clone_from(&context.namespace);
+fn name(facts: &Facts, meta: &mut ObjectMeta) {
+    meta.name = Some(names::inference_pool(&facts.identity.name));
+    meta.namespace.clone_from(&facts.identity.namespace);
 }
 
 /// The InferenceModel, where the base asks for one and the cluster serves the old API.
-pub(super) fn inference_model(context: &Context<'_>) -> Option<InferenceModel> {
-    let mut model = context.base.model.clone()?;
-    if !context.resolved.served.inference_model {
+pub(super) fn inference_model(facts: &Facts) -> Option<Object> {
+    let mut model = facts.base.model.clone()?;
+    if !facts.served.inference_model {
         return None;
     }
-    model.metadata.name = Some(context.name.clone());
-    model.metadata.namespace.clone_from(&context.namespace);
-    model.metadata.labels = Some(context.labels.clone());
+    model.metadata.name = Some(facts.identity.name.clone());
     model
-        .spec
-        .model_name
-        .clone_from(&context.ms.spec.routing.model_name);
+        .metadata
+        .namespace
+        .clone_from(&facts.identity.namespace);
+    model.metadata.labels = Some(facts.identity.labels.clone());
+    model.spec.model_name.clone_from(&facts.identity.model_name);
     let pool: &mut PoolRef = model.spec.pool_ref.get_or_insert_default();
-    pool.name = names::inference_pool(&context.name);
-    Some(model)
+    pool.name = names::inference_pool(&facts.identity.name);
+    Some(Object::InferenceModel(Box::new(model)))
 }

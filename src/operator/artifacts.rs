@@ -2,9 +2,9 @@
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::Error;
+use super::invalid::Error;
+use super::merge::MODEL_MOUNT_PATH;
 use crate::api::modelservice::ModelArtifacts;
-use crate::operator::merge::MODEL_MOUNT_PATH;
 
 /// Where the weights are.
 #[derive(Clone, Debug, PartialEq)]

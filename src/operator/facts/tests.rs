@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::view::{View, plan};
 use super::*;
 use crate::operator::cli::generate::generate;
 use crate::operator::resolved::{
@@ -51,7 +52,7 @@ fn resolved() -> Resolved {
     }
 }
 
-fn with_base(key: &str, value: &str) -> Result<Plan, Error> {
+fn with_base(key: &str, value: &str) -> Result<View, Error> {
     let mut resolved = resolved();
     resolved
         .base
@@ -69,8 +70,8 @@ fn the_articles_manifests_become_a_whole_service() {
         ..Settings::default()
     };
     let plan = plan(&settings, &model_service(), &resolved()).unwrap();
-    let children = crate::operator::render::render(&settings, &plan);
-    let text: String = children
+    let text: String = plan
+        .children
         .items
         .iter()
         .map(|child| {
@@ -84,7 +85,7 @@ fn the_articles_manifests_become_a_whole_service() {
 #[test]
 fn rendering_twice_gives_the_same() {
     let plan = || plan(&Settings::default(), &model_service(), &resolved()).unwrap();
-    let render = |plan| crate::operator::render::render(&Settings::default(), &plan).items;
+    let render = |view: View| view.children.items;
     assert_eq!(render(plan()), render(plan()));
 }
 
@@ -293,14 +294,12 @@ fn the_status_names_only_what_exists_and_each_account_by_its_role() {
     let mut status = || {
         let plan = plan(&Settings::default(), &ms, &resolved()).unwrap();
         let outcome = Outcome {
-            applied: Children::applied(
-                crate::operator::render::render(&Settings::default(), &plan).items,
-            ),
+            applied: Children::applied(plan.children.items),
             failed: Vec::new(),
             inventory: Vec::new(),
         };
         let seen = Seen {
-            plan: &plan,
+            facts: &plan.facts,
             outcome: &outcome,
             observed: Some(&Observed::default()),
         };

@@ -1,13 +1,14 @@
 //! gatewayRefs, base route and what the cluster serves -> how requests get from the
 //! gateway to the EPP and on to the engines. PURE.
+#![deny(clippy::disallowed_methods)]
 
 use serde_json::{Value, json};
 
-use super::workloads::needed_decode_service;
-use super::{Context, EnvoyFilterPlan, Workload, epp};
-use crate::api::foreign::HTTPRoute;
+use super::{Context, Engines, Epp, pool};
 use crate::api::modelservice::{ParentReference, RoutingExtension};
 use crate::contract;
+use crate::operator::builtin;
+use crate::operator::finding::Finding;
 use crate::operator::names::{self, Role};
 use crate::operator::resolved::PoolVersion;
 
@@ -15,32 +16,83 @@ const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 /// Controllers whose gateways read EnvoyFilters.
 const ISTIO_CONTROLLER: &str = "istio.io/";
 
-/// What was decided about routing.
+/// How requests get from the gateway to the EPP and on to the engines.
 #[derive(Clone, Debug)]
-pub(super) struct Routing {
+pub struct Routing {
     /// How the gateway is made to ask the EPP; never `Auto`.
-    pub(super) extension: RoutingExtension,
+    pub extension: RoutingExtension,
     /// The InferencePool is rendered in this version.
-    pub(super) pool_version: Option<PoolVersion>,
-}
-
-impl Routing {
+    pub pool_version: Option<PoolVersion>,
+    /// The port on which endpoints serve, as the EPP names them to gateway and sidecar.
+    pub serving_port: i32,
+    /// The HTTPRoute; `None` where nobody asks for one, or the cluster knows none.
+    pub route: Option<RouteFacts>,
+    /// The EnvoyFilter that switches the EPP on for it.
+    pub filter: Option<FilterFacts>,
     /// The body mode of the ext_proc filter that asks the EPP on our behalf, if one does.
-    pub(super) fn managed_body_mode(&self, builtin_epp: bool) -> Option<&'static str> {
-        match self.extension {
-            RoutingExtension::EnvoyFilter => Some("FULL_DUPLEX_STREAMED"),
-            // Gateways that know InferencePools use this mode; a base that brings its own
-            // EPP says itself what it wants.
-            RoutingExtension::InferencePool if builtin_epp && self.pool_version.is_some() => {
-                Some("FULL_DUPLEX_STREAMED")
-            }
-            _ => None,
-        }
-    }
+    pub managed_body_mode: Option<&'static str>,
 }
 
-/// Decides the extension and the pool's version.
-pub(super) fn decide(context: &Context<'_>, warnings: &mut Vec<String>) -> Routing {
+/// The HTTPRoute.
+#[derive(Clone, Debug)]
+pub struct RouteFacts {
+    /// The base's parents and `gatewayRefs`.
+    pub parents: Vec<ParentReference>,
+    /// Its rules; `None` where they are somebody else's, or lead nowhere.
+    pub rules: Option<Vec<Value>>,
+}
+
+/// What the EnvoyFilter is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FilterFacts {
+    /// Gateways, in the ModelService's namespace.
+    pub gateways: Vec<String>,
+    /// Names Istio gives to the routes that lead to the decode Service.
+    pub route_names: Vec<String>,
+    /// Host name of the EPP's Service.
+    pub epp_host: String,
+    /// There are several replicas of the EPP.
+    pub epp_replicated: bool,
+    /// The EPP may be asked at any time whether it lives.
+    pub epp_answers_pings: bool,
+    /// Host name of the decode Service.
+    pub decode_host: String,
+    /// Ports of the decode Service that those routes lead to, each once.
+    pub decode_ports: Vec<i32>,
+}
+
+/// Decides all of it. A decode Service that is routed to and that nobody wrote is made.
+pub(super) fn decide(
+    context: &Context<'_>,
+    decode: Option<&mut Engines>,
+    epp: Option<&Epp>,
+    findings: &mut Vec<Finding>,
+) -> Routing {
+    let served = context.resolved.served;
+    let wanted = context.base.pool.is_some() || context.base.has_builtin_epp();
+    let mut routing = Routing {
+        extension: extension(context, findings),
+        pool_version: served.inference_pool.filter(|_| wanted),
+        serving_port: pool::serving_port(context),
+        route: None,
+        filter: None,
+        managed_body_mode: None,
+    };
+    route(context, &mut routing, decode, epp, findings);
+    let builtin_epp = context.base.has_builtin_epp();
+    routing.managed_body_mode = match routing.extension {
+        RoutingExtension::EnvoyFilter => Some("FULL_DUPLEX_STREAMED"),
+        // Gateways that know InferencePools use this mode; a base that brings its own
+        // EPP says itself what it wants.
+        RoutingExtension::InferencePool if builtin_epp && routing.pool_version.is_some() => {
+            Some("FULL_DUPLEX_STREAMED")
+        }
+        _ => None,
+    };
+    routing
+}
+
+fn extension(context: &Context<'_>, findings: &mut Vec<Finding>) -> RoutingExtension {
     let served = context.resolved.served;
     let asked = context.ms.spec.routing.extension.unwrap_or_default();
     let istio = context.resolved.gateways.iter().any(|gateway| {
@@ -49,7 +101,7 @@ pub(super) fn decide(context: &Context<'_>, warnings: &mut Vec<String>) -> Routi
             .as_deref()
             .is_some_and(|c| c.starts_with(ISTIO_CONTROLLER))
     });
-    let mut extension = match asked {
+    let extension = match asked {
         RoutingExtension::Auto if served.envoy_filter && istio => RoutingExtension::EnvoyFilter,
         RoutingExtension::Auto if served.inference_pool.is_some() => {
             RoutingExtension::InferencePool
@@ -57,27 +109,25 @@ pub(super) fn decide(context: &Context<'_>, warnings: &mut Vec<String>) -> Routi
         RoutingExtension::Auto => RoutingExtension::None,
         other => other,
     };
-    if extension == RoutingExtension::EnvoyFilter && !served.envoy_filter {
-        warnings.push("spec.routing.extension is EnvoyFilter, but the cluster does not serve networking.istio.io/v1alpha3: none is made".to_owned());
-        extension = RoutingExtension::None;
+    if extension != RoutingExtension::EnvoyFilter {
+        return extension;
     }
-    if extension == RoutingExtension::EnvoyFilter && own_gateways(context).is_empty() {
-        warnings.push(
-            "an EnvoyFilter reaches only Gateways of its own namespace, and spec.routing.gatewayRefs names none: none is made"
-                .to_owned(),
-        );
-        extension = RoutingExtension::None;
+    if !served.envoy_filter {
+        findings.push(Finding::new("spec.routing.extension is EnvoyFilter, but the cluster does not serve networking.istio.io/v1alpha3: none is made"));
+        return RoutingExtension::None;
     }
-    let wanted = context.base.pool.is_some() || context.base.has_builtin_epp();
-    Routing {
-        extension,
-        pool_version: served.inference_pool.filter(|_| wanted),
+    if own_gateways(context).is_empty() {
+        findings.push(Finding::new(
+            "an EnvoyFilter reaches only Gateways of its own namespace, and spec.routing.gatewayRefs names none: none is made",
+        ));
+        return RoutingExtension::None;
     }
+    extension
 }
 
 /// Gateways among the refs that live in the ModelService's namespace.
 fn own_gateways(context: &Context<'_>) -> Vec<String> {
-    let own = context.namespace.as_deref();
+    let own = context.identity.namespace.as_deref();
     context
         .ms
         .spec
@@ -90,41 +140,32 @@ fn own_gateways(context: &Context<'_>) -> Vec<String> {
 }
 
 /// The HTTPRoute, and the EnvoyFilter that switches the EPP on for it.
-pub(super) fn route(
+fn route(
     context: &Context<'_>,
     routing: &mut Routing,
-    decode: Option<&mut Workload>,
-    epp: Option<&Workload>,
-    warnings: &mut Vec<String>,
-) -> (Option<HTTPRoute>, Option<EnvoyFilterPlan>) {
+    decode: Option<&mut Engines>,
+    epp: Option<&Epp>,
+    findings: &mut Vec<Finding>,
+) {
     let references = &context.ms.spec.routing.gateway_refs;
-    if context.base.route.is_none() && references.is_empty() {
-        return (None, None);
+    let base = context.base.route.as_ref();
+    if base.is_none() && references.is_empty() {
+        return;
     }
+    let by_service = routing.extension == RoutingExtension::EnvoyFilter;
     if !context.resolved.served.http_route {
-        warnings.push(
-            "the cluster does not serve gateway.networking.k8s.io/v1: no HTTPRoute is made"
-                .to_owned(),
-        );
-        if routing.extension == RoutingExtension::EnvoyFilter {
+        findings.push(Finding::new(
+            "the cluster does not serve gateway.networking.k8s.io/v1: no HTTPRoute is made",
+        ));
+        if by_service {
             routing.extension = RoutingExtension::None;
         }
-        return (None, None);
+        return;
     }
-    let mut route = context
-        .base
-        .route
-        .clone()
-        .unwrap_or_else(|| HTTPRoute::new("", crate::api::foreign::HTTPRouteSpec::default()));
-    route.metadata.name = Some(names::http_route(&context.name));
-    route.metadata.namespace.clone_from(&context.namespace);
-    merge_parents(context, &mut route.spec.parent_refs, references);
-    let by_service = routing.extension == RoutingExtension::EnvoyFilter;
-    let has_rules = route
-        .spec
-        .rules
-        .as_ref()
-        .is_some_and(|rules| !rules.is_empty());
+    let mut parents = base.map_or_else(Vec::new, |route| route.spec.parent_refs.clone());
+    merge_parents(context, &mut parents, references);
+    let mut rules = base.and_then(|route| route.spec.rules.clone());
+    let has_rules = rules.as_ref().is_some_and(|rules| !rules.is_empty());
     if !has_rules && !context.resolved.route_rules_foreign {
         let to_service = by_service || routing.pool_version.is_none() || epp.is_none();
         let backend = if to_service {
@@ -132,36 +173,36 @@ pub(super) fn route(
         } else {
             Some(pool_backend(context, routing.pool_version))
         };
-        route.spec.rules = backend.map(|backend| vec![rule(&backend)]);
-        if route.spec.rules.is_none() {
-            warnings.push(
-                "the HTTPRoute has no rules and there is nothing to send requests to".to_owned(),
-            );
+        rules = backend.map(|backend| vec![rule(&backend)]);
+        if rules.is_none() {
+            findings.push(Finding::new(
+                "the HTTPRoute has no rules and there is nothing to send requests to",
+            ));
         }
     }
-    let envoy_filter = epp.filter(|_| by_service).and_then(|epp| {
+    routing.filter = epp.filter(|_| by_service).and_then(|epp| {
         // What the live route says when its rules are somebody else's.
         let live = &context.resolved.route_rules;
-        let rules = route.spec.rules.as_deref().unwrap_or(live);
-        envoy_filter(context, rules, epp, warnings)
+        filter(context, rules.as_deref().unwrap_or(live), epp, findings)
     });
-    if envoy_filter.is_none() && by_service {
+    if routing.filter.is_none() && by_service {
         // The EPP must not wait for a filter that does not exist.
         routing.extension = RoutingExtension::None;
     }
-    (Some(route), envoy_filter)
+    routing.route = Some(RouteFacts { parents, rules });
 }
 
 /// The EnvoyFilter for the rules that lead to the decode Service; `None` where none does.
-fn envoy_filter(
+fn filter(
     context: &Context<'_>,
     rules: &[Value],
-    epp: &Workload,
-    warnings: &mut Vec<String>,
-) -> Option<EnvoyFilterPlan> {
-    let namespace = context.namespace.as_deref().unwrap_or("default");
-    let route_name = names::http_route(&context.name);
-    let service = names::service(&context.name, Role::Decode);
+    epp: &Epp,
+    findings: &mut Vec<Finding>,
+) -> Option<FilterFacts> {
+    let identity = &context.identity;
+    let namespace = identity.namespace_or_default();
+    let route_name = names::http_route(&identity.name);
+    let service = names::service(&identity.name, Role::Decode);
     let (mut route_names, mut decode_ports) = (Vec::new(), Vec::new());
     for (index, rule) in rules.iter().enumerate() {
         let ports = ports_to(rule, &service, namespace);
@@ -181,18 +222,18 @@ fn envoy_filter(
         }
     }
     if route_names.is_empty() {
-        warnings.push(format!(
+        findings.push(Finding::new(format!(
             "no rule of the HTTPRoute leads to Service {service}: no EnvoyFilter is made and the gateway does not ask the EPP"
-        ));
+        )));
         return None;
     }
-    Some(EnvoyFilterPlan {
+    Some(FilterFacts {
         gateways: own_gateways(context),
         route_names,
-        epp_host: context.host(&names::epp_service(&context.name)),
-        epp_replicated: epp.deployment.spec.replicas.is_some_and(|count| count > 1),
-        epp_answers_pings: epp::answers_pings(epp),
-        decode_host: context.host(&service),
+        epp_host: identity.host(&names::epp_service(&identity.name)),
+        epp_replicated: epp.replicated,
+        epp_answers_pings: epp.answers_pings,
+        decode_host: identity.host(&service),
         decode_ports,
     })
 }
@@ -216,13 +257,11 @@ fn ports_to(rule: &Value, service: &str, namespace: &str) -> Vec<i32> {
         .collect()
 }
 
-/// The decode Service, made where the base brings none, at its first port.
-fn service_backend(context: &Context<'_>, decode: &mut Workload) -> Value {
-    let service = decode
-        .service
-        .get_or_insert_with(|| needed_decode_service(context));
+/// The decode Service, made where nobody wrote one, at its first port.
+fn service_backend(context: &Context<'_>, decode: &mut Engines) -> Value {
+    let service = decode.service.get_or_insert_with(builtin::role_service);
     let port = first_port(service).unwrap_or(i32::from(contract::PORT_SERVING));
-    json!({"name": names::service(&context.name, Role::Decode), "port": port})
+    json!({"name": names::service(&context.identity.name, Role::Decode), "port": port})
 }
 
 fn pool_backend(context: &Context<'_>, version: Option<PoolVersion>) -> Value {
@@ -233,7 +272,7 @@ fn pool_backend(context: &Context<'_>, version: Option<PoolVersion>) -> Value {
     json!({
         "group": group,
         "kind": "InferencePool",
-        "name": names::inference_pool(&context.name),
+        "name": names::inference_pool(&context.identity.name),
     })
 }
 
@@ -267,7 +306,7 @@ fn merge_parents(
             reference
                 .namespace
                 .clone()
-                .or_else(|| context.namespace.clone()),
+                .or_else(|| context.identity.namespace.clone()),
             reference.name.clone(),
             reference.section_name.clone(),
             reference.port,

@@ -12,16 +12,16 @@ use kube::ResourceExt as _;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::Workload;
 use crate::contract;
+use k8s_openapi::api::apps::v1::Deployment;
 
 /// Puts the hash of every rendered ConfigMap that the pods use on their template; nothing
 /// where they use none.
-pub(super) fn annotate(workload: &mut Workload, maps: &[ConfigMap]) {
-    let template = &mut workload.deployment.spec.template;
+pub(super) fn annotate(deployment: &mut Deployment, maps: &[ConfigMap]) {
+    let template = &mut deployment.spec.template;
     let Some(pod) = &template.spec else { return };
     let used = used_maps(pod);
-    let namespace = workload.deployment.metadata.namespace.as_deref();
+    let namespace = deployment.metadata.namespace.as_deref();
     let mut digest = Sha256::new();
     let mut any = false;
     for name in used {

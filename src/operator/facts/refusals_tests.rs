@@ -4,7 +4,9 @@
 use k8s_openapi::api::core::v1::EnvVar;
 use serde_json::{Value, json};
 
+use super::view::{View, Workload, plan};
 use super::*;
+use crate::contract;
 use crate::operator::resolved::{
     BaseConfig, GatewayFacts, Generated, PoolVersion, RedisFacts, Served,
 };
@@ -78,7 +80,7 @@ fn resolved(values: &[(&str, &str)]) -> Resolved {
     }
 }
 
-fn planned(values: &[(&str, &str)]) -> Result<Plan, Error> {
+fn planned(values: &[(&str, &str)]) -> Result<View, Error> {
     plan(&Settings::default(), &model_service(), &resolved(values))
 }
 
@@ -320,7 +322,7 @@ fn a_role_without_a_base_of_its_own_is_filled_beside_an_old_one() {
 
 // === routing ===
 
-fn route_with(rules: &Value) -> Plan {
+fn route_with(rules: &Value) -> View {
     let route = json!({"spec": {"rules": rules}}).to_string();
     planned(&[("httpRoute", &route)]).unwrap()
 }
@@ -501,7 +503,7 @@ fn pods_carry_a_hash_of_the_rendered_config_maps_they_use() {
 
 const KV_SCORER: &str = "env:\n- name: ENABLE_KVCACHE_AWARE_SCORER\n  value: true\n";
 
-fn told(plan: &Plan) -> [Option<String>; 3] {
+fn told(plan: &View) -> [Option<String>; 3] {
     let epp = plan.epp.as_ref().unwrap();
     [
         contract::ENV_MODEL,

@@ -1,14 +1,16 @@
-//! What is refused before anything is applied: text that would change the meaning of the
-//! template it is pasted into, pods the API server would refuse, and pods that reach for
-//! the node without the administrator's leave. PURE.
+//! Rendered pods -> an error for one that cannot run, or that reaches for the node without the
+//! administrator's leave. PURE. It sees what will be applied, whoever wrote it.
+#![deny(clippy::disallowed_methods)]
 
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Capabilities, ContainerPort, PodSpec, SecurityContext};
 use kube::core::ObjectMeta;
 
-use super::place::{Place, Sources};
-use super::{Context, Error};
-use crate::api::ModelService;
-use crate::api::modelservice::is_pasted_safely;
+use super::base::{Place, Sources};
+use super::children::{ChildKey, Children, Desired};
+use super::facts::Facts;
+use super::invalid::Error;
+use super::settings::Settings;
 
 /// The one capability the "restricted" pod security standard lets a container add.
 const HARMLESS_CAPABILITY: &str = "NET_BIND_SERVICE";
@@ -16,55 +18,38 @@ const HARMLESS_CAPABILITY: &str = "NET_BIND_SERVICE";
 const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
 const UNCONFINED: &str = "Unconfined";
 
-/// The texts that templates paste into YAML, command lines and shell scripts. The schema
-/// of the CRD says the same; `generate` and older objects do not pass it.
-pub(super) fn pasted_texts(ms: &ModelService) -> Result<(), Error> {
-    let artifacts = &ms.spec.model_artifacts;
-    let repo = artifacts.uri.strip_prefix("hf://").unwrap_or_default();
-    let texts = [
-        (
-            "spec.routing.modelName",
-            ms.spec.routing.model_name.as_str(),
-        ),
-        ("spec.modelArtifacts.uri", artifacts.uri.as_str()),
-        ("spec.modelArtifacts.uri", repo),
-    ];
-    for (field, text) in texts {
-        if text.is_empty() || is_pasted_safely(text) {
-            continue;
+/// Looks at every pod that people wrote.
+///
+/// # Errors
+/// The first pod that cannot run or may not, with the place where that was written.
+pub fn check(facts: &Facts, children: &Children<Desired>) -> Result<(), Error> {
+    let epp = facts.epp.as_ref().map(|epp| &epp.written);
+    let decode = facts.decode.as_ref().map(|engines| &engines.written);
+    let prefill = facts.prefill.as_ref().map(|engines| &engines.written);
+    for (key, written) in [
+        (ChildKey::EppDeployment, epp),
+        (ChildKey::DecodeDeployment, decode),
+        (ChildKey::PrefillDeployment, prefill),
+    ] {
+        if let (Some(deployment), Some(written)) = (children.deployment(key), written) {
+            pods_of(&facts.settings, &written.sources, deployment)?;
         }
-        return Err(Error::Spec {
-            field: field.to_owned(),
-            message: format!(
-                "{text:?} is pasted into templates: it may not begin with a dash, nor hold \
-                 whitespace, control characters, quotes, brackets, braces, a backslash or any \
-                 of ` , # * ! ? % ^ < > | & ; $"
-            ),
-        });
-    }
-    let secret = artifacts.auth_secret_name.as_deref().unwrap_or_default();
-    let named = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let valid = secret.len() <= 253
-        && secret
-            .bytes()
-            .all(|byte| named(byte) || byte == b'-' || byte == b'.')
-        && secret.bytes().next().is_none_or(named)
-        && secret.bytes().last().is_none_or(named);
-    if !valid {
-        return Err(Error::Spec {
-            field: "spec.modelArtifacts.authSecretName".to_owned(),
-            message: format!(
-                "{secret:?} is not the name of a Secret: lower-case letters, digits, dashes and dots are"
-            ),
-        });
     }
     Ok(())
 }
 
+fn pods_of(settings: &Settings, sources: &Sources, deployment: &Deployment) -> Result<(), Error> {
+    let template = &deployment.spec.template;
+    match &template.spec {
+        Some(spec) => pod(settings, sources, template.metadata.as_ref(), spec),
+        None => Ok(()),
+    }
+}
+
 /// A pod that cannot run, or that may not.
-pub(super) fn pod(
-    context: &Context<'_>,
-    sources: &Sources<'_>,
+fn pod(
+    settings: &Settings,
+    sources: &Sources,
     meta: Option<&ObjectMeta>,
     pod: &PodSpec,
 ) -> Result<(), Error> {
@@ -86,7 +71,7 @@ pub(super) fn pod(
             ));
         }
     }
-    if context.settings.allow_privileged_templates {
+    if settings.allow_privileged_templates {
         return Ok(());
     }
     let asked = host_reach(pod)

@@ -1,15 +1,17 @@
 //! The EPP's container -> how it will schedule, read by the EPP's own code: its environment, or
 //! the EndpointPickerConfig that its flags name. PURE.
+#![deny(clippy::disallowed_methods)]
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, KeyToPath, PodSpec};
 use kube::ResourceExt as _;
 
-use super::place::{Place, Sources};
-use super::{Context, EppSetting, Error};
+use super::{Context, Epp};
 use crate::contract;
+use crate::operator::base::{Place, Sources};
+use crate::operator::finding::Finding;
+use crate::operator::invalid::{EppSetting, Error};
 use crate::scheduling::config::{SchedulingConfig, SettingError, SettingOrigin};
 
 /// What other children need to know of it.
@@ -38,17 +40,20 @@ struct Document {
 /// Reads it as the EPP will.
 pub(super) fn read(
     context: &Context<'_>,
-    deployment: &Deployment,
+    epp: &Epp,
     config_maps: &[ConfigMap],
-    warnings: &mut Vec<String>,
+    findings: &mut Vec<Finding>,
 ) -> Result<EppScheduling, Error> {
-    let pod = deployment.spec.template.spec.as_ref();
-    let container = pod.and_then(|pod| {
-        let mut containers = pod.containers.iter();
-        containers.find(|container| container.name == contract::CONTAINER_EPP)
-    });
-    let (Some(pod), Some(container)) = (pod, container) else {
+    if !epp.written.filled && epp.written.container(contract::CONTAINER_EPP).is_none() {
         return Ok(EppScheduling::default());
+    }
+    let pod = &epp.written.pod();
+    let container = &Container {
+        image: epp.container.image.clone().or_else(|| {
+            let fallback = || context.settings.epp_image.clone();
+            epp.written.filled.then(fallback)
+        }),
+        ..epp.container.clone()
     };
     let env: BTreeMap<String, String> = container
         .env
@@ -56,8 +61,8 @@ pub(super) fn read(
         .flatten()
         .filter_map(|entry| Some((entry.name.clone(), entry.value.clone()?)))
         .collect();
-    let sources = Sources::epp(context);
-    let namespace = deployment.metadata.namespace.as_deref();
+    let sources = &epp.written.sources;
+    let namespace = context.identity.namespace.as_deref();
     let maps: Vec<&ConfigMap> = config_maps
         .iter()
         .filter(|map| map.metadata.namespace.as_deref() == namespace)
@@ -65,7 +70,7 @@ pub(super) fn read(
     let flags = flags(container, &env);
     let document = match (flags.file, flags.text) {
         (None, None) => None,
-        (Some(_), Some(_)) => return Err(both(&sources)),
+        (Some(_), Some(_)) => return Err(both(sources)),
         (None, Some(text)) => Some(Document {
             text,
             place: sources.flag(contract::CONTAINER_EPP, |arg| is_flag(arg, TEXT)),
@@ -75,10 +80,10 @@ pub(super) fn read(
             let Some((map, key, text)) = mounted(pod, container, &maps, &path) else {
                 let place = sources.flag(contract::CONTAINER_EPP, |arg| is_flag(arg, FILE));
                 let flag = holder("--config-file");
-                warnings.push(format!(
+                findings.push(Finding::new(format!(
                     "{place}, {flag} {path}: is in no ConfigMap of the base config, so it is not \
                      checked, and engines are not told to publish KV events for it"
-                ));
+                )));
                 return Ok(unread(&env));
             };
             Some(Document {
@@ -104,10 +109,11 @@ pub(super) fn read(
     match result {
         Ok((config, notes)) => {
             // The Go EPP's own scorers are silent no-ops in a base of its own image.
-            warnings.extend(notes.into_iter().map(|note| {
+            findings.extend(notes.into_iter().map(|note| {
                 let (place, holder) = place(&note.at);
                 let line = place.line_note();
-                format!("{place}, {holder} {} {}{line}", note.at, note.message)
+                let text = format!("{place}, {holder} {} {}{line}", note.at, note.message);
+                Finding::new(text)
             }));
             Ok(EppScheduling {
                 redis_addr: config.redis_addr,
@@ -125,7 +131,7 @@ pub(super) fn read(
             };
             let errors: Vec<_> = errors.into_iter().map(placed).collect();
             if is_upstreams(container) && errors.iter().all(|wrong| wrong.error.upstream_only) {
-                warnings.extend(errors.iter().map(ToString::to_string));
+                findings.extend(errors.iter().map(|error| Finding::new(error.to_string())));
                 return Ok(unread(&env));
             }
             Err(Error::EppSettings { errors })
@@ -141,7 +147,7 @@ fn unread(env: &BTreeMap<String, String>) -> EppScheduling {
     }
 }
 
-fn both(sources: &Sources<'_>) -> Error {
+fn both(sources: &Sources) -> Error {
     let error = SettingError {
         at: SettingOrigin::Document {
             line: None,

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use crate::api::ModelService;
-use crate::operator::plan::{Error, Plan, plan};
+use crate::operator::facts::view::{View, plan};
+use crate::operator::invalid::Error;
 use crate::operator::resolved::{BaseConfig, Resolved};
 use crate::operator::settings::Settings;
 
@@ -34,7 +35,7 @@ fn model_service() -> ModelService {
     .unwrap()
 }
 
-fn planned(ms: &ModelService, base: &[(&str, String)]) -> Result<Plan, Error> {
+fn planned(ms: &ModelService, base: &[(&str, String)]) -> Result<View, Error> {
     let data = base
         .iter()
         .map(|(key, value)| ((*key).to_owned(), value.clone()));

@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::PodSpec;
 
-use super::Context;
-use super::base::BaseDeployment;
+use super::{Base, BaseDeployment};
+use crate::api::ModelService;
 use crate::api::modelservice::ContainerSpec;
 use crate::operator::decode;
+use crate::operator::names::Role;
 
 /// Where somebody wrote something.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -59,76 +61,78 @@ impl fmt::Display for Place {
     }
 }
 
-/// One Deployment's two sources.
-#[derive(Clone, Copy)]
-pub(super) struct Sources<'a> {
-    object: &'a str,
+/// One Deployment's two sources: the base config and a section of the ModelService.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    object: String,
     /// How the child is called, after the key of the base config it usually has.
     key: &'static str,
     /// The key it was really made from.
     base_key: &'static str,
-    base: Option<&'a BaseDeployment>,
+    base: Option<Arc<BaseDeployment>>,
     /// `spec.decode`, `spec.prefill` or `spec.endpointPicker`.
     section: &'static str,
-    containers: &'a [ContainerSpec],
-    init_containers: &'a [ContainerSpec],
+    containers: Vec<ContainerSpec>,
+    init_containers: Vec<ContainerSpec>,
 }
 
-impl<'a> Sources<'a> {
-    pub(super) fn decode(context: &'a Context<'_>) -> Self {
-        let spec = context.ms.spec.decode.as_ref();
+impl Sources {
+    /// Those of the decode or the prefill engines.
+    pub fn of_role(ms: &ModelService, base: &Base, role: Role) -> Self {
+        let (spec, section, key, own) = match role {
+            Role::Decode => (
+                &ms.spec.decode,
+                "spec.decode",
+                "decodeDeployment",
+                &base.decode,
+            ),
+            Role::Prefill => (
+                &ms.spec.prefill,
+                "spec.prefill",
+                "prefillDeployment",
+                &base.prefill,
+            ),
+        };
+        // Without a base of its own the prefill engine is what a shorthand decode base says.
+        let inherited = base.decode.as_ref().filter(|base| base.shorthand);
+        let inherits = role == Role::Prefill && own.is_none() && inherited.is_some();
         Self {
-            object: &context.base.source,
-            key: "decodeDeployment",
-            base_key: "decodeDeployment",
-            base: context.base.decode.as_ref(),
-            section: "spec.decode",
-            containers: spec.map_or(&[], |spec| &spec.containers),
-            init_containers: spec.map_or(&[], |spec| &spec.init_containers),
+            object: base.source.clone(),
+            key,
+            base_key: if inherits { "decodeDeployment" } else { key },
+            base: own.as_ref().or(inherited.filter(|_| inherits)).cloned(),
+            section,
+            containers: spec
+                .as_ref()
+                .map_or_else(Vec::new, |s| s.containers.clone()),
+            init_containers: spec
+                .as_ref()
+                .map_or_else(Vec::new, |s| s.init_containers.clone()),
         }
     }
 
-    pub(super) fn prefill(context: &'a Context<'_>) -> Self {
-        let spec = context.ms.spec.prefill.as_ref();
-        let own = context.base.prefill.as_ref();
-        // Without a base of its own the engine is what a shorthand decode base says.
-        let inherited = context.base.decode.as_ref().filter(|base| base.shorthand);
+    /// Those of the EPP.
+    pub fn of_epp(ms: &ModelService, base: &Base) -> Self {
+        let spec = ms.spec.endpoint_picker.as_ref();
         Self {
-            key: "prefillDeployment",
-            base_key: if own.is_none() && inherited.is_some() {
-                "decodeDeployment"
-            } else {
-                "prefillDeployment"
-            },
-            base: own.or(inherited),
-            section: "spec.prefill",
-            containers: spec.map_or(&[], |spec| &spec.containers),
-            init_containers: spec.map_or(&[], |spec| &spec.init_containers),
-            ..Self::decode(context)
-        }
-    }
-
-    pub(super) fn epp(context: &'a Context<'_>) -> Self {
-        let spec = context.ms.spec.endpoint_picker.as_ref();
-        Self {
+            object: base.source.clone(),
             key: "eppDeployment",
             base_key: "eppDeployment",
-            base: context.base.epp.as_ref(),
+            base: base.epp.clone(),
             section: "spec.endpointPicker",
-            containers: spec.map_or(&[], |spec| &spec.containers),
-            init_containers: spec.map_or(&[], |spec| &spec.init_containers),
-            ..Self::decode(context)
+            containers: spec.map_or_else(Vec::new, |s| s.containers.clone()),
+            init_containers: spec.map_or_else(Vec::new, |s| s.init_containers.clone()),
         }
     }
 
     /// How the child is called, after the key of the base config it usually has.
-    pub(super) fn key(&self) -> &'static str {
+    pub fn key(&self) -> &'static str {
         self.key
     }
 
     /// The Deployment as a whole.
-    pub(super) fn whole(&self) -> Place {
-        match self.base {
+    pub fn whole(&self) -> Place {
+        match &self.base {
             Some(_) => self.in_base(None),
             None if self.containers.is_empty() => Place::Operator,
             None => Place::Spec {
@@ -138,7 +142,7 @@ impl<'a> Sources<'a> {
     }
 
     /// An env entry of a container: the ModelService's entry replaces the base's.
-    pub(super) fn env(&self, container: &str, name: &str) -> Place {
+    pub fn env(&self, container: &str, name: &str) -> Place {
         let spec = self.specs(container).find(|(_, spec)| {
             let mut entries = spec.env.iter().flatten();
             entries.any(|entry| entry.name == name)
@@ -148,16 +152,16 @@ impl<'a> Sources<'a> {
                 field: format!("{field}.env[{name}]"),
             };
         }
-        match self.base {
+        match &self.base {
             Some(base) => self.in_base(decode::line_of_item(&base.text, Some(container), name)),
             None => Place::Operator,
         }
     }
 
     /// A flag of a container: args of the base come last, and the last one counts.
-    pub(super) fn flag(&self, container: &str, is_it: impl Fn(&str) -> bool) -> Place {
+    pub fn flag(&self, container: &str, is_it: impl Fn(&str) -> bool) -> Place {
         let has = |args: Option<&Vec<String>>| args.into_iter().flatten().any(|arg| is_it(arg));
-        let in_base = self.base.filter(|base| {
+        let in_base = self.base.as_ref().filter(|base| {
             let pod = base.object.spec.template.spec.as_ref();
             let mut containers = pod.into_iter().flat_map(|pod| &pod.containers);
             containers.any(|own| {
@@ -176,9 +180,10 @@ impl<'a> Sources<'a> {
     }
 
     /// A container.
-    pub(super) fn container(&self, name: &str) -> Place {
+    pub fn container(&self, name: &str) -> Place {
         let line = self
             .base
+            .as_ref()
             .and_then(|base| decode::line_of_item(&base.text, None, name));
         match (line, self.specs(name).next()) {
             (None, Some((field, _))) => Place::Spec { field },
@@ -188,24 +193,24 @@ impl<'a> Sources<'a> {
     }
 
     /// A field that only a base config can hold, of a container or of the pod.
-    pub(super) fn field(&self, container: Option<&str>, field: &str) -> Place {
-        match self.base {
+    pub fn field(&self, container: Option<&str>, field: &str) -> Place {
+        match &self.base {
             Some(base) => self.in_base(decode::line_of_field(&base.text, container, field)),
             None => Place::Operator,
         }
     }
 
     /// The ConfigMaps of the base config.
-    pub(super) fn config_maps(&self) -> Place {
+    pub fn config_maps(&self) -> Place {
         Place::Base {
-            object: self.object.to_owned(),
+            object: self.object.clone(),
             key: "configMaps",
             line: None,
         }
     }
 
     /// Per container with an image: where the image was written.
-    pub(super) fn images(&self, pod: &PodSpec) -> BTreeMap<String, Place> {
+    pub fn images(&self, pod: &PodSpec) -> BTreeMap<String, Place> {
         let containers = pod
             .containers
             .iter()
@@ -225,7 +230,7 @@ impl<'a> Sources<'a> {
                 field: format!("{field}.image"),
             };
         }
-        let in_base = self.base.filter(|base| {
+        let in_base = self.base.as_ref().filter(|base| {
             let pod = base.object.spec.template.spec.as_ref();
             pod.is_some_and(|pod| {
                 pod.containers
@@ -241,11 +246,11 @@ impl<'a> Sources<'a> {
     }
 
     /// The ModelService's own words about a container; of duplicates the last counts.
-    fn specs(&self, name: &str) -> impl Iterator<Item = (String, &'a ContainerSpec)> {
+    fn specs(&self, name: &str) -> impl Iterator<Item = (String, &ContainerSpec)> {
         let (section, name) = (self.section, name.to_owned());
         [
-            ("containers", self.containers),
-            ("initContainers", self.init_containers),
+            ("containers", &self.containers),
+            ("initContainers", &self.init_containers),
         ]
         .into_iter()
         .filter_map(move |(list, specs)| {
@@ -256,7 +261,7 @@ impl<'a> Sources<'a> {
 
     fn in_base(&self, line: Option<u64>) -> Place {
         Place::Base {
-            object: self.object.to_owned(),
+            object: self.object.clone(),
             key: self.base_key,
             line,
         }

@@ -1,115 +1,79 @@
-//! A base ConfigMap's values -> typed objects, shorthand understood. PURE.
+//! A base ConfigMap's values -> typed objects, each in the form it was written in. PURE.
+#![deny(clippy::disallowed_methods)]
+
+mod forms;
+mod place;
+
+use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::Error;
+use super::decode;
+use super::finding::Finding;
+use super::invalid::Error;
+use super::resolved::BaseConfig;
+use super::template::Renderer;
 use crate::api::ModelService;
 use crate::api::foreign::v1alpha2::{InferenceModel, InferencePool as InferencePoolAlpha};
 use crate::api::foreign::{HTTPRoute, InferencePool};
 use crate::api::modelservice::ContainerSpec;
 use crate::contract;
-use crate::operator::decode;
-use crate::operator::resolved::BaseConfig;
-use crate::operator::template::Renderer;
 
 /// How errors name the ModelService where it is the source.
-pub(super) const MODEL_SERVICE: &str = "ModelService";
+pub(in crate::operator) const MODEL_SERVICE: &str = "ModelService";
 
-/// Keys of a container; at the top of a `*Deployment` value they mean the main container.
-const CONTAINER_KEYS: &[&str] = &[
-    "args",
-    "command",
-    "env",
-    "envFrom",
-    "image",
-    "imagePullPolicy",
-    "lifecycle",
-    "livenessProbe",
-    "ports",
-    "readinessProbe",
-    "resources",
-    "securityContext",
-    "startupProbe",
-    "volumeMounts",
-    "workingDir",
-];
-/// Keys of a pod spec; at the top of a `*Deployment` value they mean `spec.template.spec`.
-const POD_KEYS: &[&str] = &[
-    "affinity",
-    "automountServiceAccountToken",
-    "containers",
-    "dnsConfig",
-    "dnsPolicy",
-    "enableServiceLinks",
-    "hostAliases",
-    "hostIPC",
-    "hostNetwork",
-    "hostPID",
-    "hostname",
-    "imagePullSecrets",
-    "initContainers",
-    "nodeName",
-    "nodeSelector",
-    "overhead",
-    "preemptionPolicy",
-    "priority",
-    "priorityClassName",
-    "runtimeClassName",
-    "schedulerName",
-    "shareProcessNamespace",
-    "terminationGracePeriodSeconds",
-    "tolerations",
-    "topologySpreadConstraints",
-    "volumes",
-];
+pub use self::place::{Place, Sources};
 
 /// A base config, read.
-#[derive(Default)]
-pub(super) struct Base {
+#[derive(Clone, Debug, Default)]
+pub struct Base {
     /// `ConfigMap namespace/name`; empty without one.
-    pub(super) source: String,
-    pub(super) config_maps: Vec<ConfigMap>,
+    pub(in crate::operator) source: String,
+    pub(in crate::operator) config_maps: Vec<ConfigMap>,
     /// Their rendered text, to find lines in.
-    pub(super) config_maps_text: String,
-    pub(super) decode: Option<BaseDeployment>,
-    pub(super) prefill: Option<BaseDeployment>,
-    pub(super) epp: Option<BaseDeployment>,
-    pub(super) decode_service: Option<Service>,
-    pub(super) prefill_service: Option<Service>,
-    pub(super) epp_service: Option<Service>,
-    pub(super) pool: Option<BasePool>,
-    pub(super) model: Option<InferenceModel>,
-    pub(super) route: Option<HTTPRoute>,
+    pub(in crate::operator) config_maps_text: String,
+    pub(in crate::operator) decode: Option<Arc<BaseDeployment>>,
+    pub(in crate::operator) prefill: Option<Arc<BaseDeployment>>,
+    pub(in crate::operator) epp: Option<Arc<BaseDeployment>>,
+    pub(in crate::operator) decode_service: Option<Service>,
+    pub(in crate::operator) prefill_service: Option<Service>,
+    pub(in crate::operator) epp_service: Option<Service>,
+    pub(in crate::operator) pool: Option<BasePool>,
+    pub(in crate::operator) model: Option<InferenceModel>,
+    pub(in crate::operator) route: Option<HTTPRoute>,
 }
 
 /// A Deployment, whether it was written in shorthand, and the text it was read from.
-#[derive(Clone)]
-pub(super) struct BaseDeployment {
-    pub(super) object: Deployment,
+#[derive(Clone, Debug)]
+pub struct BaseDeployment {
+    pub(in crate::operator) object: Deployment,
     /// The rendered value, to find lines in.
-    pub(super) text: String,
-    pub(super) shorthand: bool,
+    pub(in crate::operator) text: String,
+    pub(in crate::operator) shorthand: bool,
 }
 
 /// An InferencePool in whichever form it was written.
-pub(super) enum BasePool {
+#[derive(Clone, Debug)]
+pub enum BasePool {
+    /// `inference.networking.k8s.io/v1`.
     V1(Box<InferencePool>),
+    /// `inference.networking.x-k8s.io/v1alpha2`.
     Alpha(Box<InferencePoolAlpha>),
 }
 
 impl Base {
     /// True when the EPP is made from the built-in base, in whole or below a shorthand value.
-    pub(super) fn has_builtin_epp(&self) -> bool {
+    pub(in crate::operator) fn has_builtin_epp(&self) -> bool {
         let base = self.epp.as_ref();
         base.map_or(!self.is_old_form(), |base| base.shorthand)
     }
 
     /// True when a Deployment is written in full: the form of the Go operator's bases.
-    pub(super) fn is_old_form(&self) -> bool {
+    pub(in crate::operator) fn is_old_form(&self) -> bool {
         [&self.decode, &self.prefill, &self.epp]
             .into_iter()
             .flatten()
@@ -119,7 +83,10 @@ impl Base {
 
 /// Renders the args of the ModelService's prefill and decode containers; nothing else of
 /// a ModelService is a template.
-pub(super) fn render_args(ms: &ModelService, renderer: &Renderer) -> Result<ModelService, Error> {
+pub(in crate::operator) fn render_args(
+    ms: &ModelService,
+    renderer: &Renderer,
+) -> Result<ModelService, Error> {
     let mut ms = ms.clone();
     for (role, section) in [
         ("decode", &mut ms.spec.decode),
@@ -156,10 +123,10 @@ fn render_container(
 }
 
 /// Reads every value of the base.
-pub(super) fn read(
+pub(in crate::operator) fn read(
     base: Option<&BaseConfig>,
     renderer: &Renderer,
-    warnings: &mut Vec<String>,
+    findings: &mut Vec<Finding>,
 ) -> Result<Base, Error> {
     let Some(base) = base else {
         return Ok(Base::default());
@@ -172,7 +139,7 @@ pub(super) fn read(
         },
         base,
         renderer,
-        warnings,
+        findings,
     };
     let (config_maps, config_maps_text) = reader.config_maps()?;
     Ok(Base {
@@ -195,7 +162,7 @@ struct Reader<'a> {
     source: String,
     base: &'a BaseConfig,
     renderer: &'a Renderer,
-    warnings: &'a mut Vec<String>,
+    findings: &'a mut Vec<Finding>,
 }
 
 impl Reader<'_> {
@@ -230,10 +197,10 @@ impl Reader<'_> {
     ) -> Result<T, Error> {
         let mut warnings = Vec::new();
         let result = decode::typed(key, text, value, &mut warnings);
-        self.warnings.extend(
+        self.findings.extend(
             warnings
                 .into_iter()
-                .map(|warning| format!("{}: {warning}", self.source)),
+                .map(|warning| Finding::new(format!("{}: {warning}", self.source))),
         );
         result.map_err(|error| self.wrong(error))
     }
@@ -267,26 +234,26 @@ impl Reader<'_> {
         })
     }
 
-    fn deployment(&mut self, key: &str, main: &str) -> Result<Option<BaseDeployment>, Error> {
+    fn deployment(&mut self, key: &str, main: &str) -> Result<Option<Arc<BaseDeployment>>, Error> {
         let Some((text, value)) = self.value(key)? else {
             return Ok(None);
         };
-        let (value, shorthand) = match expand_shorthand(&value, main) {
+        let (value, shorthand) = match forms::expand_shorthand(&value, main) {
             Some(expanded) => (expanded, true),
             None => (value, false),
         };
         if shorthand {
-            self.warnings.push(format!(
+            self.findings.push(Finding::new(format!(
                 "{}: {key} is shorthand and was completed from the built-in base",
                 self.source
-            ));
+            )));
         }
         let object = self.fit(key, &text, value)?;
-        Ok(Some(BaseDeployment {
+        Ok(Some(Arc::new(BaseDeployment {
             object,
             text,
             shorthand,
-        }))
+        })))
     }
 
     fn config_maps(&mut self) -> Result<(Vec<ConfigMap>, String), Error> {
@@ -347,43 +314,4 @@ fn drop_nulls(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(drop_nulls),
         _ => {}
     }
-}
-
-/// `containers: …` or `env: …` at the top -> a Deployment; `None` when it is one already.
-fn expand_shorthand(value: &Value, main: &str) -> Option<Value> {
-    let fields = value.as_object()?;
-    let full = ["apiVersion", "kind", "metadata", "spec"]
-        .iter()
-        .any(|key| fields.contains_key(*key));
-    let known = fields
-        .keys()
-        .any(|key| POD_KEYS.contains(&key.as_str()) || CONTAINER_KEYS.contains(&key.as_str()));
-    if full || !known {
-        return None;
-    }
-    let mut pod = Map::new();
-    let mut overlay = Map::new();
-    for (key, field) in fields {
-        let target = if CONTAINER_KEYS.contains(&key.as_str()) {
-            &mut overlay
-        } else {
-            &mut pod
-        };
-        target.insert(key.clone(), field.clone());
-    }
-    if !overlay.is_empty() {
-        let containers = pod
-            .entry("containers")
-            .or_insert_with(|| json!([]))
-            .as_array_mut()?;
-        let index = containers
-            .iter()
-            .position(|container| container.get("name").and_then(Value::as_str) == Some(main))
-            .unwrap_or_else(|| {
-                containers.push(json!({"name": main}));
-                containers.len() - 1
-            });
-        containers[index].as_object_mut()?.extend(overlay);
-    }
-    Some(json!({"spec": {"template": {"spec": pod}}}))
 }

@@ -1,0 +1,47 @@
+//! Base Deployment + a section of the ModelService -> the Deployment as people wrote it, and
+//! whether the built-in base fills what they left out. PURE.
+#![deny(clippy::disallowed_methods)]
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+
+use crate::operator::base::{Place, Sources};
+
+/// Pods as people wrote them.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The base, overlaid by the ModelService's section; without name and labels.
+    pub deployment: Deployment,
+    /// The built-in base fills what is absent.
+    pub filled: bool,
+    /// Where each part was written.
+    pub sources: Sources,
+    /// Per container: who chose its image, for when it cannot be pulled.
+    pub images: BTreeMap<String, Place>,
+    /// Leave replicas to an autoscaler.
+    pub keep_live_replicas: bool,
+}
+
+impl Written {
+    /// The pod; an empty one where nobody wrote any.
+    pub fn pod(&self) -> PodSpec {
+        self.deployment
+            .spec
+            .template
+            .spec
+            .clone()
+            .unwrap_or_default()
+    }
+
+    /// A container or native sidecar by name.
+    pub fn container(&self, name: &str) -> Option<&Container> {
+        let pod = self.deployment.spec.template.spec.as_ref()?;
+        let mut all = pod
+            .containers
+            .iter()
+            .chain(pod.init_containers.iter().flatten());
+        all.find(|container| container.name == name)
+    }
+}
