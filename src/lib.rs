@@ -23,6 +23,7 @@ pub mod contract;
 pub mod epp;
 pub mod gotemplate;
 pub mod kv;
+mod nearest;
 pub mod openai;
 #[cfg(feature = "operator")]
 pub mod operator;

@@ -20,13 +20,29 @@ use super::template::Renderer;
 use crate::api::ModelService;
 use crate::api::foreign::v1alpha2::{InferenceModel, InferencePool as InferencePoolAlpha};
 use crate::api::foreign::{HTTPRoute, InferencePool};
-use crate::api::modelservice::ContainerSpec;
+use crate::api::modelservice::{ContainerSpec, PdSpec};
 use crate::contract;
+use crate::nearest::nearest;
 
 /// How errors name the ModelService where it is the source.
 pub(in crate::operator) const MODEL_SERVICE: &str = "ModelService";
 
+pub use self::forms::Form;
 pub use self::place::{Place, Sources};
+
+/// Keys of a base config.
+const KEYS: &[&str] = &[
+    "configMaps",
+    "decodeDeployment",
+    "decodeService",
+    "eppDeployment",
+    "eppService",
+    "httpRoute",
+    "inferenceModel",
+    "inferencePool",
+    "prefillDeployment",
+    "prefillService",
+];
 
 /// A base config, read.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +69,14 @@ pub struct BaseDeployment {
     pub(in crate::operator) object: Deployment,
     /// The rendered value, to find lines in.
     pub(in crate::operator) text: String,
-    pub(in crate::operator) shorthand: bool,
+    pub(in crate::operator) form: Form,
+}
+
+impl BaseDeployment {
+    /// The built-in base fills what is absent.
+    pub(in crate::operator) fn is_filled(&self) -> bool {
+        self.form != Form::Full
+    }
 }
 
 /// An InferencePool in whichever form it was written.
@@ -69,7 +92,7 @@ impl Base {
     /// True when the EPP is made from the built-in base, in whole or below a shorthand value.
     pub(in crate::operator) fn has_builtin_epp(&self) -> bool {
         let base = self.epp.as_ref();
-        base.map_or(!self.is_old_form(), |base| base.shorthand)
+        base.map_or(!self.is_old_form(), |base| base.is_filled())
     }
 
     /// True when a Deployment is written in full: the form of the Go operator's bases.
@@ -77,7 +100,7 @@ impl Base {
         [&self.decode, &self.prefill, &self.epp]
             .into_iter()
             .flatten()
-            .any(|base| !base.shorthand)
+            .any(|base| !base.is_filled())
     }
 }
 
@@ -124,6 +147,7 @@ fn render_container(
 
 /// Reads every value of the base.
 pub(in crate::operator) fn read(
+    ms: &ModelService,
     base: Option<&BaseConfig>,
     renderer: &Renderer,
     findings: &mut Vec<Finding>,
@@ -141,19 +165,29 @@ pub(in crate::operator) fn read(
         renderer,
         findings,
     };
+    reader.unknown_keys();
     let (config_maps, config_maps_text) = reader.config_maps()?;
+    let containers = |section: &Option<PdSpec>| -> Vec<ContainerSpec> {
+        section
+            .as_ref()
+            .map_or_else(Vec::new, |s| s.containers.clone())
+    };
+    let of_epp = ms.spec.endpoint_picker.as_ref();
+    let of_epp = of_epp.map_or_else(Vec::new, |section| section.containers.clone());
+    let (of_decode, of_prefill) = (containers(&ms.spec.decode), containers(&ms.spec.prefill));
+    let engine = contract::CONTAINER_ENGINE;
     Ok(Base {
         source: reader.source.clone(),
         config_maps,
         config_maps_text,
-        decode: reader.deployment("decodeDeployment", contract::CONTAINER_ENGINE)?,
+        decode: reader.deployment("decodeDeployment", engine, &of_decode)?,
         decode_service: reader.typed("decodeService")?,
-        epp: reader.deployment("eppDeployment", contract::CONTAINER_EPP)?,
+        epp: reader.deployment("eppDeployment", contract::CONTAINER_EPP, &of_epp)?,
         epp_service: reader.typed("eppService")?,
         route: reader.foreign("httpRoute")?,
         model: reader.foreign("inferenceModel")?,
         pool: reader.pool()?,
-        prefill: reader.deployment("prefillDeployment", contract::CONTAINER_ENGINE)?,
+        prefill: reader.deployment("prefillDeployment", engine, &of_prefill)?,
         prefill_service: reader.typed("prefillService")?,
     })
 }
@@ -234,26 +268,66 @@ impl Reader<'_> {
         })
     }
 
-    fn deployment(&mut self, key: &str, main: &str) -> Result<Option<Arc<BaseDeployment>>, Error> {
+    fn deployment(
+        &mut self,
+        key: &'static str,
+        main: &str,
+        overlay: &[ContainerSpec],
+    ) -> Result<Option<Arc<BaseDeployment>>, Error> {
         let Some((text, value)) = self.value(key)? else {
             return Ok(None);
         };
-        let (value, shorthand) = match forms::expand_shorthand(&value, main) {
-            Some(expanded) => (expanded, true),
-            None => (value, false),
-        };
-        if shorthand {
-            self.findings.push(Finding::new(format!(
-                "{}: {key} is shorthand and was completed from the built-in base",
-                self.source
-            )));
+        let shaped = forms::shape(value, main);
+        for (path, what) in shaped.moved {
+            let place = self.place(key, decode::line_of_field(&text, None, last(&path)));
+            self.findings
+                .push(Finding::at(place, format!("{path} {what}")));
         }
-        let object = self.fit(key, &text, value)?;
-        Ok(Some(Arc::new(BaseDeployment {
-            object,
-            text,
-            shorthand,
-        })))
+        let object: Deployment = self.fit(key, &text, shaped.value)?;
+        let form = match shaped.form {
+            Form::Full if !can_run(&object, main, overlay) => Form::Partial,
+            form => form,
+        };
+        let told = match form {
+            Form::Full => None,
+            Form::Partial => Some(
+                "is a Deployment whose main container has neither image nor command: what is \
+                 missing was completed from the built-in base",
+            ),
+            Form::Short => Some("is shorthand and was completed from the built-in base"),
+        };
+        if let Some(told) = told {
+            let text = format!("{}: {key} {told}", self.source);
+            self.findings.push(Finding::new(text));
+        }
+        Ok(Some(Arc::new(BaseDeployment { object, text, form })))
+    }
+
+    fn place(&self, key: &'static str, line: Option<u64>) -> Place {
+        Place::Base {
+            object: self.source.clone(),
+            key,
+            line,
+        }
+    }
+
+    /// Keys that nobody reads: misspelt, or of another program.
+    fn unknown_keys(&mut self) {
+        for key in self.base.data.keys() {
+            if KEYS.contains(&key.as_str()) {
+                continue;
+            }
+            let near = nearest(key, KEYS.iter().copied()).or_else(|| {
+                let mut known = KEYS.iter().copied();
+                known.find(|known| known.starts_with(key.as_str()) && key.len() > 2)
+            });
+            let hint = match near {
+                Some(near) => format!("did you mean {near}?"),
+                None => format!("known keys are {}", KEYS.join(", ")),
+            };
+            let text = format!("{}: nobody reads the key {key}", self.source);
+            self.findings.push(Finding::new(text).detail(hint));
+        }
     }
 
     fn config_maps(&mut self) -> Result<(Vec<ConfigMap>, String), Error> {
@@ -292,6 +366,32 @@ impl Reader<'_> {
                 .foreign(KEY)?
                 .map(|pool| BasePool::Alpha(Box::new(pool))))
         }
+    }
+}
+
+/// The last name of a dotted path.
+fn last(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
+}
+
+/// True for a Deployment that says what its main container runs, or has containers of its own
+/// making only: what the Go operator's bases look like. An empty one is a bare child, which the
+/// ModelService's containers fill.
+fn can_run(deployment: &Deployment, main: &str, overlay: &[ContainerSpec]) -> bool {
+    let says = |image: Option<&String>| image.is_some_and(|image| !image.is_empty());
+    let overlaid = |name: &str| {
+        let mut specs = overlay.iter().filter(|spec| spec.name == name);
+        specs.any(|spec| says(spec.image.as_ref()) || spec.command.is_some())
+    };
+    let pod = deployment.spec.template.spec.as_ref();
+    let containers = pod.map_or(&[][..], |pod| pod.containers.as_slice());
+    match containers.iter().find(|container| container.name == main) {
+        Some(container) => {
+            says(container.image.as_ref())
+                || container.command.as_ref().is_some_and(|c| !c.is_empty())
+                || overlaid(main)
+        }
+        None => true,
     }
 }
 

@@ -65,8 +65,6 @@ pub struct Facts {
     pub routing: Routing,
     /// The Redis that the EPP uses.
     pub redis: Redis,
-    /// Things a user should know; nothing is wrong.
-    pub findings: Vec<Finding>,
 }
 
 impl Facts {
@@ -105,12 +103,18 @@ struct Context<'a> {
     base: Base,
 }
 
-/// Decides everything.
+/// Decides everything. What a user should know though nothing is wrong is put to `findings`,
+/// also when something is.
 ///
 /// # Errors
 /// The first thing that is wrong, with the object, key and line it is in. Keys are looked
 /// at in alphabetical order, so the same input always gives the same error.
-pub fn decide(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Result<Facts, Error> {
+pub fn decide(
+    settings: &Settings,
+    ms: &ModelService,
+    resolved: &Resolved,
+    findings: &mut Vec<Finding>,
+) -> Result<Facts, Error> {
     checks::pasted_texts(ms)?;
     let name = ms.name_any();
     let namespace = ms.namespace();
@@ -121,9 +125,8 @@ pub fn decide(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Re
         namespace.as_deref().unwrap_or_default(),
         &artifacts,
     );
-    let mut findings = Vec::new();
     let ms = &base::render_args(ms, &renderer)?;
-    let base = base::read(resolved.base.as_ref(), &renderer, &mut findings)?;
+    let base = base::read(ms, resolved.base.as_ref(), &renderer, findings)?;
     let context = Context {
         settings,
         ms,
@@ -135,16 +138,16 @@ pub fn decide(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Re
     let config_maps = config_maps::place(&context)?;
     let mut epp = epp::epp(&context);
     let scheduling = match &epp {
-        Some(epp) => epp_config::read(&context, epp, &config_maps, &mut findings)?,
+        Some(epp) => epp_config::read(&context, epp, &config_maps, findings)?,
         None => epp_config::EppScheduling::default(),
     };
-    let redis = redis::decide(&context, &scheduling, epp.as_ref(), &mut findings)?;
+    let redis = redis::decide(&context, &scheduling, epp.as_ref(), findings)?;
     let scored = scheduling.uses_kv_events;
     let mut decode = engines::engines(&context, Role::Decode, &artifacts, scored);
     let mut prefill = engines::engines(&context, Role::Prefill, &artifacts, scored);
     if let Some(epp) = epp.as_mut().filter(|_| scored) {
         let engines = [decode.as_ref(), prefill.as_ref()];
-        epp.kv_events = Some(kv_events::heard(engines, &mut findings));
+        epp.kv_events = Some(kv_events::heard(engines, findings));
     }
     let prefillers = prefillers::allow(decode.as_ref(), prefill.as_ref());
     if let Some(decode) = &mut decode {
@@ -155,7 +158,7 @@ pub fn decide(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Re
             .as_ref()
             .is_some_and(|decode| decode.prefillers == Prefillers::NewService);
     }
-    let routing = routing::decide(&context, decode.as_mut(), epp.as_ref(), &mut findings);
+    let routing = routing::decide(&context, decode.as_mut(), epp.as_ref(), findings);
     Ok(Facts {
         settings: settings.clone(),
         identity: context.identity,
@@ -168,7 +171,6 @@ pub fn decide(settings: &Settings, ms: &ModelService, resolved: &Resolved) -> Re
         epp,
         routing,
         redis,
-        findings,
     })
 }
 

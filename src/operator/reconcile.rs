@@ -17,6 +17,7 @@ use super::children::{Children, Desired, Ownership};
 use super::error::{Class, Error};
 use super::events::{self, Recorder};
 use super::facts::{self, Facts};
+use super::finding::Finding;
 use super::metrics::{Metrics, ResultLabel};
 use super::observe::{self, Observed};
 use super::render;
@@ -59,6 +60,8 @@ pub struct Context {
 struct Progress {
     /// The ModelService as our own writes left it, where there were any.
     current: Option<ModelService>,
+    /// What a user should know though nothing is wrong.
+    findings: Vec<Finding>,
     facts: Option<Facts>,
     outcome: Option<Outcome>,
     observed: Option<Observed>,
@@ -126,7 +129,7 @@ async fn pipeline(
     progress: &mut Progress,
 ) -> Result<(), Error> {
     let resolved = resolve::resolve(&context.client, &context.settings, context.served, ms).await?;
-    let facts = facts::decide(&context.settings, ms, &resolved)?;
+    let facts = facts::decide(&context.settings, ms, &resolved, &mut progress.findings)?;
     let desired = render::render(&facts);
     check::check(&facts, &desired)?;
     let elsewhere = reaches_elsewhere(&desired);
@@ -258,6 +261,7 @@ async fn write_status(
     let seen = match (&progress.facts, &progress.outcome) {
         (Some(facts), Some(outcome)) => Some(Seen {
             facts,
+            findings: &progress.findings,
             outcome,
             observed: progress.observed.as_ref(),
         }),

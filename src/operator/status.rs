@@ -15,6 +15,7 @@ use super::apply::Outcome;
 use super::children::{Applied, ChildKey, Children, Object, pods_of};
 use super::error::{Class, Error};
 use super::facts::Facts;
+use super::finding::Finding;
 use super::observe::Observed;
 use crate::api::conditions::{self, ConditionType, Verdict, set_condition};
 use crate::api::foreign::Gateway;
@@ -26,6 +27,8 @@ use crate::telemetry::error_chain::chain;
 pub struct Seen<'a> {
     /// What was decided.
     pub facts: &'a Facts,
+    /// What a user should know though nothing is wrong.
+    pub findings: &'a [Finding],
     /// What came of applying it.
     pub outcome: &'a Outcome,
     /// What the cluster says; `None` when it could not be asked.
@@ -120,7 +123,7 @@ fn base_config(
         Some(name) => format!("base config {name} resolved"),
         None => "no base config: built-in bases are used".to_owned(),
     };
-    for finding in &seen.facts.findings {
+    for finding in seen.findings {
         message.push_str("; ");
         message.push_str(&finding.to_string());
     }
@@ -132,7 +135,7 @@ fn base_config(
         }
         message.truncate(end);
     }
-    let reason = if seen.facts.findings.is_empty() {
+    let reason = if seen.findings.is_empty() {
         "Resolved"
     } else {
         "ResolvedWithWarnings"

@@ -6,7 +6,6 @@ mod document;
 mod env;
 mod fields;
 mod handlers;
-mod nearest;
 mod node;
 mod parts;
 mod print;
@@ -21,8 +20,8 @@ use std::time::Duration;
 
 use self::document::KIND;
 use self::fields::Report;
-use self::nearest::nearest;
 use super::pipeline::Pipeline;
+use crate::nearest::nearest;
 
 /// Everything that settings say about scheduling.
 #[derive(Clone, Debug, PartialEq)]

@@ -25,7 +25,8 @@ fn started(pool: Option<PoolVersion>) -> (Args, Vec<String>) {
         },
         ..Resolved::default()
     };
-    let facts = facts::decide(&Settings::default(), &ms, &resolved).expect("facts");
+    let facts =
+        facts::decide(&Settings::default(), &ms, &resolved, &mut Vec::new()).expect("facts");
     let children = render::render(&facts);
     let deployment = children.deployment(ChildKey::EppDeployment);
     let template = &deployment.expect("an EPP").spec.template;

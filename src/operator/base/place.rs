@@ -94,7 +94,7 @@ impl Sources {
             ),
         };
         // Without a base of its own the prefill engine is what a shorthand decode base says.
-        let inherited = base.decode.as_ref().filter(|base| base.shorthand);
+        let inherited = base.decode.as_ref().filter(|base| base.is_filled());
         let inherits = role == Role::Prefill && own.is_none() && inherited.is_some();
         Self {
             object: base.source.clone(),

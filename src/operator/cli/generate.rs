@@ -77,10 +77,12 @@ pub(crate) fn generate(
         },
         ..Resolved::default()
     };
-    let facts = facts::decide(settings, &ms, &resolved)?;
+    let mut findings = Vec::new();
+    let decided = facts::decide(settings, &ms, &resolved, &mut findings);
+    warnings.extend(findings.iter().map(ToString::to_string));
+    let facts = decided?;
     let desired = render::render(&facts);
     check::check(&facts, &desired)?;
-    warnings.extend(facts.findings.iter().map(ToString::to_string));
     let mut children: BTreeMap<&'static str, Value> = BTreeMap::new();
     for child in desired.items {
         let mut value = child.object.to_value();

@@ -80,7 +80,7 @@ pub(super) fn engines(
     }
     let builtin = base
         .as_ref()
-        .map_or(!context.base.is_old_form(), |base| base.shorthand);
+        .map_or(!context.base.is_old_form(), |base| base.is_filled());
     let mut deployment = match base {
         Some(base) => base.object.clone(),
         None => inherited(context.base.decode.as_deref(), role),
@@ -136,7 +136,7 @@ pub(super) fn engines(
 fn inherited(decode: Option<&BaseDeployment>, role: Role) -> Deployment {
     let mut deployment = Deployment::default();
     let engine = decode
-        .filter(|decode| role == Role::Prefill && decode.shorthand)
+        .filter(|decode| role == Role::Prefill && decode.is_filled())
         .and_then(|decode| decode.object.spec.template.spec.as_ref())
         .and_then(|pod| {
             pod.containers

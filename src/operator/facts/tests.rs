@@ -300,6 +300,7 @@ fn the_status_names_only_what_exists_and_each_account_by_its_role() {
         };
         let seen = Seen {
             facts: &plan.facts,
+            findings: &[],
             outcome: &outcome,
             observed: Some(&Observed::default()),
         };

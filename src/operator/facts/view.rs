@@ -43,7 +43,8 @@ pub(in crate::operator::facts) fn plan(
     ms: &ModelService,
     resolved: &Resolved,
 ) -> Result<View, Error> {
-    let facts = super::decide(settings, ms, resolved)?;
+    let mut findings = Vec::new();
+    let facts = super::decide(settings, ms, resolved, &mut findings)?;
     let children = render(&facts);
     check(&facts, &children)?;
     let workload = |key| {
@@ -66,7 +67,7 @@ pub(in crate::operator::facts) fn plan(
         redis: facts.redis.ours().cloned(),
         external_redis: facts.redis.external().cloned(),
         config_maps: facts.config_maps.clone(),
-        warnings: facts.findings.iter().map(ToString::to_string).collect(),
+        warnings: findings.iter().map(ToString::to_string).collect(),
         facts,
         children,
     })

@@ -229,6 +229,7 @@ mod tests {
             &crate::operator::settings::Settings::default(),
             &ms,
             &crate::operator::resolved::Resolved::default(),
+            &mut Vec::new(),
         )
         .unwrap();
         facts.routing.route = Some(crate::operator::facts::RouteFacts {
@@ -249,6 +250,7 @@ mod tests {
         };
         let seen = Seen {
             facts: &facts,
+            findings: &[],
             outcome: &outcome,
             observed: None,
         };

@@ -4,7 +4,7 @@
 const MAX_BYTES: usize = 64;
 
 /// The nearest of the names, where one is near enough to have been meant.
-pub(super) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > MAX_BYTES {
         return None;
     }
