@@ -15,6 +15,7 @@ pub mod children;
 pub mod cli;
 pub mod decode;
 pub mod diff;
+pub mod engine;
 pub mod error;
 pub mod events;
 pub mod facts;

@@ -13,6 +13,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::artifacts::Artifacts;
+use super::engine::CommandLine;
+use super::facts::{BEHIND_SIDECAR, Ports, takes_flags};
 use super::merge::{MODEL_MOUNT_PATH, MODEL_VOLUME};
 use crate::api::modelservice::Parallelism;
 use crate::contract;
@@ -31,8 +33,8 @@ pub const SIDECAR_PROGRAM: &str = "/routing-proxy";
 pub struct Engine<'a> {
     /// Image where none is given.
     pub image: &'a str,
-    /// Port the engine listens on.
-    pub port: u16,
+    /// Where the pod listens.
+    pub ports: Ports,
     /// `routing.modelName`.
     pub served_name: &'a str,
     /// Where the weights are.
@@ -103,18 +105,14 @@ pub fn fill_engine(pod: &mut PodSpec, engine: &Engine<'_>) {
         .get_or_insert_with(|| engine.image.to_owned());
     fill_command(container, engine);
     if container.ports.as_ref().is_none_or(Vec::is_empty) {
-        container.ports = Some(vec![port("http", engine.port)]);
+        container.ports = Some(vec![port("http", engine.ports.engine)]);
     }
+    let ports = engine.ports;
+    let probe = |period, failures| http_probe(ports.engine, ports.engine_tls, period, failures);
     // Loading a large model takes long; only then do the other probes start.
-    container
-        .startup_probe
-        .get_or_insert_with(|| http_probe(engine.port, 5, 720));
-    container
-        .readiness_probe
-        .get_or_insert_with(|| http_probe(engine.port, 5, 3));
-    container
-        .liveness_probe
-        .get_or_insert_with(|| http_probe(engine.port, 10, 6));
+    container.startup_probe.get_or_insert_with(|| probe(5, 720));
+    container.readiness_probe.get_or_insert_with(|| probe(5, 3));
+    container.liveness_probe.get_or_insert_with(|| probe(10, 6));
     if let Artifacts::HuggingFace { secret, .. } = engine.artifacts {
         if let Some(secret) = secret {
             add_env(container, [secret_var("HF_TOKEN", secret, "HF_TOKEN")]);
@@ -161,6 +159,11 @@ fn fill_command(container: &mut Container, engine: &Engine<'_>) {
         .as_ref()
         .is_some_and(|command| !command.is_empty())
     {
+        let line = CommandLine::of(container);
+        if takes_flags(&line) {
+            let flags = flags(container, engine);
+            container.args.get_or_insert_default().extend(flags);
+        }
         return;
     }
     let mut front = Vec::new();
@@ -173,9 +176,24 @@ fn fill_command(container: &mut Container, engine: &Engine<'_>) {
     if !positional && !has_flag(container, "--model") {
         front.push(engine.artifacts.serve_argument());
     }
+    let back = flags(container, engine);
+    container.command = Some(vec!["vllm".to_owned(), "serve".to_owned()]);
+    let given = container.args.take().unwrap_or_default();
+    let split = usize::from(positional);
+    let mut args = front;
+    args.extend(given.iter().take(split).cloned());
+    args.extend(back);
+    args.extend(given.into_iter().skip(split));
+    container.args = Some(args);
+}
+
+/// Flags that vLLM needs here and that nobody gives.
+fn flags(container: &Container, engine: &Engine<'_>) -> Vec<String> {
     let mut back = Vec::new();
-    if !has_flag(container, "--port") {
-        back.push(format!("--port={}", engine.port));
+    let line = CommandLine::of(container);
+    let has_flag = |_: &Container, flag: &str| line.has(&[flag]);
+    if !line.has(&["--port", "--config"]) {
+        back.push(format!("--port={}", engine.ports.engine));
     }
     if !has_flag(container, "--served-model-name") {
         back.push(format!("--served-model-name={}", engine.served_name));
@@ -198,14 +216,7 @@ fn fill_command(container: &mut Container, engine: &Engine<'_>) {
                 .to_owned(),
         );
     }
-    container.command = Some(vec!["vllm".to_owned(), "serve".to_owned()]);
-    let given = container.args.take().unwrap_or_default();
-    let split = usize::from(positional);
-    let mut args = front;
-    args.extend(given.iter().take(split).cloned());
-    args.extend(back);
-    args.extend(given.into_iter().skip(split));
-    container.args = Some(args);
+    back
 }
 
 /// One GPU per tensor and pipeline rank, where parallelism is given and no GPU asked for.
@@ -233,7 +244,7 @@ fn fill_gpus(container: &mut Container, parallelism: Option<&Parallelism>) {
 
 /// Fills the routing sidecar of a decode pod: the user's container of that name, or a
 /// native sidecar (started before the engine, stopped after it).
-pub fn fill_sidecar(pod: &mut PodSpec, image: &str, nixl: bool) {
+pub fn fill_sidecar(pod: &mut PodSpec, image: &str, ports: Ports, nixl: bool) {
     let name = contract::CONTAINER_SIDECAR;
     let init = pod.init_containers.iter_mut().flatten();
     let existing = pod
@@ -259,25 +270,23 @@ pub fn fill_sidecar(pod: &mut PodSpec, image: &str, nixl: bool) {
             .get_or_insert_with(|| vec![SIDECAR_PROGRAM.to_owned()]);
     }
     let mut args = Vec::new();
-    if !has_flag(container, "--port") {
-        args.push(format!("--port={}", contract::PORT_SERVING));
+    let line = CommandLine::of(container);
+    if !line.has(&["--port", "-port"]) {
+        args.push(format!("--port={}", ports.serving));
     }
-    if !has_flag(container, "--vllm-port") && !has_flag(container, "--model-server-port") {
-        args.push(format!(
-            "--vllm-port={}",
-            contract::PORT_ENGINE_BEHIND_SIDECAR
-        ));
+    if !line.has(BEHIND_SIDECAR) {
+        args.push(format!("--vllm-port={}", ports.engine));
     }
     if nixl && !has_flag(container, "--connector") && !has_flag(container, "--kv-connector") {
         args.push("--connector=nixlv2".to_owned());
     }
     container.args.get_or_insert_default().extend(args);
     if container.ports.as_ref().is_none_or(Vec::is_empty) {
-        container.ports = Some(vec![port("proxy", contract::PORT_SERVING)]);
+        container.ports = Some(vec![port("proxy", ports.serving)]);
     }
     container
         .readiness_probe
-        .get_or_insert_with(|| http_probe(contract::PORT_SERVING, 5, 3));
+        .get_or_insert_with(|| http_probe(ports.serving, false, 5, 3));
     container.security_context.get_or_insert_with(restricted);
     // The sidecar holds at most 128 MiB of bodies at once; the rest is connections.
     container
@@ -336,8 +345,8 @@ pub fn fill_epp(pod: &mut PodSpec, image: &str, args: Vec<String>) {
 }
 
 /// A Service in front of the engines of a role.
-pub fn role_service() -> Service {
-    let mut port = service_port("http", contract::PORT_SERVING);
+pub fn role_service(serving: u16) -> Service {
+    let mut port = service_port("http", serving);
     port.app_protocol = Some("http".to_owned());
     Service {
         spec: Some(ServiceSpec {

@@ -14,9 +14,11 @@ mod epp_config;
 mod identity;
 mod kv_events;
 mod pool;
+mod ports;
 mod prefillers;
 mod redis;
 mod routing;
+mod told;
 mod written;
 
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -26,6 +28,8 @@ pub use self::engines::Engines;
 pub use self::epp::Epp;
 pub use self::identity::Identity;
 pub use self::kv_events::{FLAG as KV_EVENTS_FLAG, KvEvents};
+pub use self::ports::Ports;
+pub(in crate::operator) use self::ports::{BEHIND_SIDECAR, takes_flags};
 pub use self::prefillers::Prefillers;
 pub use self::redis::{ExternalRedis, OurRedis, Redis, redacted, redis_url};
 pub use self::routing::{FilterFacts, RouteFacts, Routing};
@@ -143,8 +147,8 @@ pub fn decide(
     };
     let redis = redis::decide(&context, &scheduling, epp.as_ref(), findings)?;
     let scored = scheduling.uses_kv_events;
-    let mut decode = engines::engines(&context, Role::Decode, &artifacts, scored);
-    let mut prefill = engines::engines(&context, Role::Prefill, &artifacts, scored);
+    let mut decode = engines::decode(&context, &artifacts, scored, findings);
+    let mut prefill = engines::prefill(&context, &artifacts, scored, decode.as_ref(), findings);
     if let Some(epp) = epp.as_mut().filter(|_| scored) {
         let engines = [decode.as_ref(), prefill.as_ref()];
         epp.kv_events = Some(kv_events::heard(engines, findings));
@@ -158,7 +162,14 @@ pub fn decide(
             .as_ref()
             .is_some_and(|decode| decode.prefillers == Prefillers::NewService);
     }
-    let routing = routing::decide(&context, decode.as_mut(), epp.as_ref(), findings);
+    let serving_port = pool::serving_port(&context, decode.as_ref(), prefill.as_ref(), findings);
+    let routing = routing::decide(
+        &context,
+        decode.as_mut(),
+        epp.as_ref(),
+        serving_port,
+        findings,
+    );
     Ok(Facts {
         settings: settings.clone(),
         identity: context.identity,

@@ -118,11 +118,17 @@ pub fn port(name: &str, number: u16) -> ContainerPort {
 }
 
 /// Asks the engine or the sidecar, once in so many seconds.
-pub(super) fn http_probe(port: u16, period_seconds: i32, failure_threshold: i32) -> Probe {
+pub(super) fn http_probe(
+    port: u16,
+    tls: bool,
+    period_seconds: i32,
+    failure_threshold: i32,
+) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some("/health".to_owned()),
             port: IntOrString::Int(i32::from(port)),
+            scheme: tls.then(|| "HTTPS".to_owned()),
             ..HTTPGetAction::default()
         }),
         period_seconds: Some(period_seconds),

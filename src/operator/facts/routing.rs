@@ -4,9 +4,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Context, Engines, Epp, pool};
+use super::{Context, Engines, Epp};
 use crate::api::modelservice::{ParentReference, RoutingExtension};
-use crate::contract;
 use crate::operator::builtin;
 use crate::operator::finding::Finding;
 use crate::operator::names::{self, Role};
@@ -24,7 +23,7 @@ pub struct Routing {
     /// The InferencePool is rendered in this version.
     pub pool_version: Option<PoolVersion>,
     /// The port on which endpoints serve, as the EPP names them to gateway and sidecar.
-    pub serving_port: i32,
+    pub serving_port: u16,
     /// The HTTPRoute; `None` where nobody asks for one, or the cluster knows none.
     pub route: Option<RouteFacts>,
     /// The EnvoyFilter that switches the EPP on for it.
@@ -66,6 +65,7 @@ pub(super) fn decide(
     context: &Context<'_>,
     decode: Option<&mut Engines>,
     epp: Option<&Epp>,
+    serving_port: u16,
     findings: &mut Vec<Finding>,
 ) -> Routing {
     let served = context.resolved.served;
@@ -73,7 +73,7 @@ pub(super) fn decide(
     let mut routing = Routing {
         extension: extension(context, findings),
         pool_version: served.inference_pool.filter(|_| wanted),
-        serving_port: pool::serving_port(context),
+        serving_port,
         route: None,
         filter: None,
         managed_body_mode: None,
@@ -259,8 +259,11 @@ fn ports_to(rule: &Value, service: &str, namespace: &str) -> Vec<i32> {
 
 /// The decode Service, made where nobody wrote one, at its first port.
 fn service_backend(context: &Context<'_>, decode: &mut Engines) -> Value {
-    let service = decode.service.get_or_insert_with(builtin::role_service);
-    let port = first_port(service).unwrap_or(i32::from(contract::PORT_SERVING));
+    let serving = decode.ports.serving;
+    let service = decode
+        .service
+        .get_or_insert_with(|| builtin::role_service(serving));
+    let port = first_port(service).unwrap_or(i32::from(serving));
     json!({"name": names::service(&context.identity.name, Role::Decode), "port": port})
 }
 

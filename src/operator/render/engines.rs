@@ -40,7 +40,7 @@ pub(super) fn deployment(facts: &Facts, engines: &Engines) -> Object {
 fn fill(facts: &Facts, engines: &Engines, pod: &mut PodSpec) {
     let engine = builtin::Engine {
         image: &facts.settings.vllm_image,
-        port: engines.engine_port(),
+        ports: engines.ports,
         served_name: &facts.identity.model_name,
         artifacts: &facts.artifacts,
         parallelism: engines.parallelism.as_ref(),
@@ -48,7 +48,12 @@ fn fill(facts: &Facts, engines: &Engines, pod: &mut PodSpec) {
     };
     builtin::fill_engine(pod, &engine);
     if engines.role == Role::Decode {
-        builtin::fill_sidecar(pod, &facts.settings.routing_proxy_image, engines.nixl);
+        builtin::fill_sidecar(
+            pod,
+            &facts.settings.routing_proxy_image,
+            engines.ports,
+            engines.nixl,
+        );
     }
 }
 
@@ -59,7 +64,7 @@ fn publish_kv_events(facts: &Facts, engines: &Engines, pod: &mut PodSpec) {
     };
     let topic = contract::kv_topic(
         "$(POD_IP)",
-        contract::PORT_SERVING,
+        facts.routing.serving_port,
         &facts.identity.model_name,
     );
     let config = serde_json::json!({

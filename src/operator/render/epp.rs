@@ -86,7 +86,7 @@ fn args(facts: &Facts) -> Vec<String> {
         let selector: Selector = identity.labels.clone().into_iter().collect();
         vec![
             format!("--endpoint-selector={selector}"),
-            format!("--endpoint-target-ports={}", contract::PORT_SERVING),
+            format!("--endpoint-target-ports={}", facts.routing.serving_port),
         ]
     };
     args.push(format!("--grpc-port={}", contract::PORT_EPP_GRPC));

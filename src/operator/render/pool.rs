@@ -39,7 +39,7 @@ pub(super) fn pool(facts: &Facts) -> Option<Object> {
         .extend(facts.identity.labels.clone());
     if v1.spec.target_ports.is_empty() {
         v1.spec.target_ports = vec![PoolPort {
-            number: i32::from(contract::PORT_SERVING),
+            number: i32::from(facts.routing.serving_port),
         }];
     }
     let picker = v1.spec.endpoint_picker_ref.get_or_insert_default();

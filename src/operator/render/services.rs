@@ -45,7 +45,7 @@ pub(super) fn prefill_pods(facts: &Facts) -> Option<Object> {
         .as_ref()
         .filter(|prefill| prefill.listed_by_name)?;
     let identity = &facts.identity;
-    let port = facts.routing.serving_port;
+    let port = i32::from(facts.routing.serving_port);
     Some(Object::Service(Box::new(Service {
         metadata: identity.meta(names::prefill_pods(&identity.name)),
         spec: Some(ServiceSpec {
