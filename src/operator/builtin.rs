@@ -6,27 +6,36 @@
 
 mod pieces;
 
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
-    Container, EmptyDirVolumeSource, EnvVar, PodSpec, Probe, ResourceRequirements, Service,
-    ServiceSpec, Volume, VolumeMount,
+    Container, EmptyDirVolumeSource, EnvVar, PodSecurityContext, PodSpec, Probe,
+    ResourceRequirements, Service, ServiceSpec, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::artifacts::Artifacts;
 use super::engine::CommandLine;
 use super::facts::{BEHIND_SIDECAR, Ports, takes_flags};
-use super::merge::{MODEL_MOUNT_PATH, MODEL_VOLUME};
+use super::merge::{MODEL_MOUNT_PATH, MODEL_VOLUME, is_extended};
 use crate::api::modelservice::Parallelism;
 use crate::contract;
 pub use pieces::{
-    field_var, port, resources, restricted, restricted_pod, secret_var, service_port, var,
+    UNPRIVILEGED_USER, field_var, port, resources, restricted, restricted_pod, secret_var,
+    service_port, var,
 };
-use pieces::{grpc_probe, http_probe};
+use pieces::{grpc_probe, http_probe, restricted_engine};
 
 /// The EPP's program in this project's image.
 pub const EPP_PROGRAM: &str = "/epp";
 /// The routing sidecar's program in this project's image.
 pub const SIDECAR_PROGRAM: &str = "/routing-proxy";
+
+/// The engine's HOME: a volume of its own, writable for whichever user it runs as.
+const HOME_PATH: &str = "/engine-home";
+const HOME_VOLUME: &str = "engine-home";
+/// Scheduling and pulling an image come on top of the time that the startup probe gives.
+const PROGRESS_MARGIN_SECONDS: i32 = 600;
 
 /// What the engine container of a role is filled with.
 #[derive(Clone, Debug)]
@@ -41,6 +50,8 @@ pub struct Engine<'a> {
     pub artifacts: &'a Artifacts,
     /// How the engine spreads over GPUs.
     pub parallelism: Option<&'a Parallelism>,
+    /// The user of an image that may have none.
+    pub user: Option<i64>,
     /// KV transfer between prefill and decode by NIXL.
     pub nixl: bool,
 }
@@ -137,7 +148,26 @@ pub fn fill_engine(pod: &mut PodSpec, engine: &Engine<'_>) {
         engine.artifacts.read_only(),
     );
     mount(container, "dshm", "/dev/shm", false);
+    // Engines compile and cache below HOME, which any user must be able to write.
+    add_env(container, [var("HOME", HOME_PATH), var("USER", "engine")]);
+    mount(container, HOME_VOLUME, HOME_PATH, false);
+    container
+        .security_context
+        .get_or_insert_with(restricted_engine);
+    if pod.security_context.is_none() && !wants_root(pod) {
+        pod.security_context = Some(PodSecurityContext {
+            run_as_user: engine.user,
+            ..restricted_pod()
+        });
+    }
     let volumes = pod.volumes.get_or_insert_default();
+    if !volumes.iter().any(|volume| volume.name == HOME_VOLUME) {
+        volumes.push(Volume {
+            name: HOME_VOLUME.to_owned(),
+            empty_dir: Some(EmptyDirVolumeSource::default()),
+            ..Volume::default()
+        });
+    }
     if !volumes.iter().any(|volume| volume.name == "dshm") {
         // NCCL and vLLM's workers talk through shared memory; 64 MiB is not enough.
         volumes.push(Volume {
@@ -150,6 +180,21 @@ pub fn fill_engine(pod: &mut PodSpec, engine: &Engine<'_>) {
             ..Volume::default()
         });
     }
+}
+
+/// A container that says it runs as root, which a pod that does not would keep from starting.
+fn wants_root(pod: &PodSpec) -> bool {
+    let init = pod.init_containers.iter().flatten();
+    let mut contexts = pod
+        .containers
+        .iter()
+        .chain(init)
+        .filter_map(|container| container.security_context.as_ref());
+    contexts.any(|context| {
+        context.run_as_user == Some(0)
+            || context.run_as_non_root == Some(false)
+            || context.privileged == Some(true)
+    })
 }
 
 /// `vllm serve MODEL --port … --served-model-name …` in front of what the user says.
@@ -231,15 +276,71 @@ fn fill_gpus(container: &mut Container, parallelism: Option<&Parallelism>) {
         .fold(1_i32, |count, size| {
             count.saturating_mul(size.unwrap_or(1).max(1))
         });
+    if asks_for_accelerator(container) {
+        return;
+    }
     let resources: &mut ResourceRequirements = container.resources.get_or_insert_default();
     let limits = resources.limits.get_or_insert_default();
-    if !limits.keys().any(|resource| resource.ends_with("/gpu")) {
-        limits.insert(GPU.to_owned(), Quantity(count.to_string()));
-        resources
-            .requests
-            .get_or_insert_default()
-            .insert(GPU.to_owned(), Quantity(count.to_string()));
+    limits.insert(GPU.to_owned(), Quantity(count.to_string()));
+    resources
+        .requests
+        .get_or_insert_default()
+        .insert(GPU.to_owned(), Quantity(count.to_string()));
+}
+
+/// True when the container asks for a device: a GPU or a slice of one (MIG), another accelerator,
+/// or a claim. Network devices are none.
+pub fn asks_for_accelerator(container: &Container) -> bool {
+    let Some(resources) = &container.resources else {
+        return false;
+    };
+    let is_network = |name: &str| {
+        ["rdma", "sriov", "hca", "roce", "efa", "openshift.io/"]
+            .iter()
+            .any(|word| name.contains(word))
+    };
+    let mut names = resources
+        .limits
+        .iter()
+        .chain(&resources.requests)
+        .flat_map(|amounts| amounts.iter());
+    let claims = resources.claims.as_ref();
+    names.any(|(name, amount)| is_extended(name) && !is_network(name) && amount.0 != "0")
+        || claims.is_some_and(|claims| !claims.is_empty())
+}
+
+/// How engines are replaced, where nobody says it: on GPUs one pod goes before the next comes,
+/// since there is seldom a spare one; and a rollout is not given up while an engine may still be
+/// loading its model.
+pub fn fill_rollout(deployment: &mut Deployment) {
+    let pod = deployment.spec.template.spec.as_ref();
+    let engine = pod.and_then(|pod| {
+        let mut containers = pod.containers.iter();
+        containers.find(|container| container.name == contract::CONTAINER_ENGINE)
+    });
+    let Some(engine) = engine else { return };
+    let on_accelerators = asks_for_accelerator(engine);
+    let starting = engine.startup_probe.as_ref().map_or(0, startup_seconds);
+    let spec = &mut deployment.spec;
+    spec.progress_deadline_seconds
+        .get_or_insert_with(|| (starting + PROGRESS_MARGIN_SECONDS).max(600));
+    if on_accelerators {
+        spec.strategy.get_or_insert_with(|| DeploymentStrategy {
+            type_: Some("RollingUpdate".to_owned()),
+            rolling_update: Some(RollingUpdateDeployment {
+                max_surge: Some(IntOrString::Int(0)),
+                max_unavailable: Some(IntOrString::Int(1)),
+            }),
+        });
     }
+}
+
+/// How long a pod may take to start before the kubelet ends it, in seconds.
+pub fn startup_seconds(probe: &Probe) -> i32 {
+    let tries = probe.failure_threshold.unwrap_or(3);
+    let period = probe.period_seconds.unwrap_or(10);
+    let delay = probe.initial_delay_seconds.unwrap_or(0);
+    delay.saturating_add(tries.saturating_mul(period))
 }
 
 /// Fills the routing sidecar of a decode pod: the user's container of that name, or a

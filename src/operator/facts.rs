@@ -21,6 +21,8 @@ mod routing;
 mod told;
 mod written;
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt as _;
 
@@ -36,6 +38,7 @@ pub use self::routing::{FilterFacts, RouteFacts, Routing};
 pub use self::written::Written;
 use super::artifacts::Artifacts;
 use super::base::{self, Base};
+use super::builtin;
 use super::finding::Finding;
 use super::invalid::Error;
 use super::names::{self, Role};
@@ -72,6 +75,11 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// The user of pods whose images may have none; OpenShift gives each namespace its own.
+    pub fn fixed_user(&self) -> Option<i64> {
+        (!self.served.openshift).then_some(builtin::UNPRIVILEGED_USER)
+    }
+
     /// The engines of one role.
     pub fn engines(&self, role: Role) -> Option<&Engines> {
         match role {
@@ -170,6 +178,9 @@ pub fn decide(
         serving_port,
         findings,
     );
+    // A role that inherits from the other is told the same.
+    let mut told = BTreeSet::new();
+    findings.retain(|finding| told.insert(finding.to_string()));
     Ok(Facts {
         settings: settings.clone(),
         identity: context.identity,
@@ -191,5 +202,7 @@ mod refusals_tests;
 mod request_path_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod users_tests;
 #[cfg(test)]
 mod view;

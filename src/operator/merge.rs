@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{
     NodeSelectorRequirement, NodeSelectorTerm, PersistentVolumeClaimVolumeSource, PodSpec,
     ResourceRequirements, SecretKeySelector, Volume, VolumeMount,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::artifacts::Artifacts;
@@ -205,15 +206,52 @@ pub fn env(left: &mut Vec<EnvVar>, right: Vec<EnvVar>) {
 }
 
 fn resources(left: &mut ResourceRequirements, right: ResourceRequirements) {
-    if let Some(limits) = right.limits {
+    // Kubernetes wants limit and request of an extended resource to be the same number: what the
+    // right side says of one is said of both.
+    let (mut limits, mut requests) = (right.limits, right.requests);
+    let limited: BTreeMap<_, _> = extended(limits.as_ref());
+    let requested: BTreeMap<_, _> = extended(requests.as_ref());
+    for (name, amount) in &requested {
+        if !limited.contains_key(name) {
+            let limits = limits.get_or_insert_default();
+            limits.insert(name.clone(), amount.clone());
+        }
+    }
+    for (name, amount) in &limited {
+        let was_requested = |left: &ResourceRequirements| {
+            left.requests
+                .as_ref()
+                .is_some_and(|all| all.contains_key(name))
+        };
+        if !requested.contains_key(name) && was_requested(left) {
+            let requests = requests.get_or_insert_default();
+            requests.insert(name.clone(), amount.clone());
+        }
+    }
+    if let Some(limits) = limits {
         left.limits.get_or_insert_default().extend(limits);
     }
-    if let Some(requests) = right.requests {
+    if let Some(requests) = requests {
         left.requests.get_or_insert_default().extend(requests);
     }
     if let Some(claims) = right.claims {
         left.claims.get_or_insert_default().extend(claims);
     }
+}
+
+/// Names of resources that devices and operators of nodes offer: with a domain, and not one of
+/// Kubernetes' own.
+pub fn is_extended(name: &str) -> bool {
+    let domain = name.split_once('/').map(|(domain, _)| domain);
+    domain.is_some_and(|domain| domain != "kubernetes.io" && !domain.ends_with(".kubernetes.io"))
+}
+
+fn extended(amounts: Option<&BTreeMap<String, Quantity>>) -> BTreeMap<String, Quantity> {
+    let amounts = amounts.into_iter().flatten();
+    let amounts = amounts.filter(|(name, _)| is_extended(name));
+    amounts
+        .map(|(name, amount)| (name.clone(), amount.clone()))
+        .collect()
 }
 
 /// Restricts the pods to nodes with one of the accelerators: the requirement is added to

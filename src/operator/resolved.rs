@@ -53,6 +53,8 @@ pub struct Served {
     pub http_route: bool,
     /// EnvoyFilter `networking.istio.io/v1alpha3`.
     pub envoy_filter: bool,
+    /// SecurityContextConstraints `security.openshift.io/v1`: OpenShift gives pods their users.
+    pub openshift: bool,
 }
 
 /// Version of the InferencePool API.

@@ -30,6 +30,7 @@ pub async fn discover(client: &Client) -> Result<Served, kube::Error> {
         inference_pool,
         inference_model: has("inference.networking.x-k8s.io/v1alpha2", "InferenceModel").await?,
         http_route: has("gateway.networking.k8s.io/v1", "HTTPRoute").await?,
+        openshift: has("security.openshift.io/v1", "SecurityContextConstraints").await?,
         envoy_filter: has("networking.istio.io/v1alpha3", "EnvoyFilter").await?,
     })
 }

@@ -169,7 +169,17 @@ impl Sources {
             })
         });
         if let Some(base) = in_base {
-            return self.in_base(decode::line_of_field(&base.text, Some(container), "args"));
+            let args = decode::line_of_field(&base.text, Some(container), "args");
+            let below = usize::try_from(args.unwrap_or(1))
+                .unwrap_or(1)
+                .saturating_sub(1);
+            let mut lines = base.text.lines().enumerate().skip(below);
+            let said = lines.find(|(_, line)| {
+                let mut words = line.split([' ', '"', '\'', ',', '[', ']']);
+                words.any(|word| !word.is_empty() && is_it(word))
+            });
+            let exact = said.map(|(index, _)| index as u64 + 1);
+            return self.in_base(exact.or(args));
         }
         match self.specs(container).next() {
             Some((field, _)) => Place::Spec {

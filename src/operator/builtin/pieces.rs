@@ -83,12 +83,23 @@ pub fn restricted() -> SecurityContext {
 pub fn restricted_pod() -> PodSecurityContext {
     PodSecurityContext {
         run_as_non_root: Some(true),
-        run_as_user: Some(65532),
         seccomp_profile: Some(SeccompProfile {
             type_: "RuntimeDefault".to_owned(),
             localhost_profile: None,
         }),
         ..PodSecurityContext::default()
+    }
+}
+
+/// The user of pods whose images have none. OpenShift gives each namespace users of its own and
+/// refuses others.
+pub const UNPRIVILEGED_USER: i64 = 65532;
+
+/// The same for an engine: it compiles and caches, so its root file system stays writable.
+pub(super) fn restricted_engine() -> SecurityContext {
+    SecurityContext {
+        read_only_root_filesystem: None,
+        ..restricted()
     }
 }
 

@@ -74,6 +74,7 @@ pub(crate) fn generate(
             inference_model: true,
             http_route: true,
             envoy_filter: true,
+            openshift: false,
         },
         ..Resolved::default()
     };

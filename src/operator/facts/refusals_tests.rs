@@ -65,6 +65,7 @@ fn resolved(values: &[(&str, &str)]) -> Resolved {
             inference_model: false,
             http_route: true,
             envoy_filter: true,
+            openshift: false,
         },
         gateways: vec![GatewayFacts {
             namespace: "ns".to_owned(),

@@ -41,6 +41,7 @@ fn planned(changes: Value, base: &[(&str, &str)]) -> View {
             inference_model: false,
             http_route: true,
             envoy_filter: true,
+            openshift: false,
         },
         gateways: vec![GatewayFacts {
             namespace: "ns".to_owned(),

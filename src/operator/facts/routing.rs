@@ -70,6 +70,11 @@ pub(super) fn decide(
 ) -> Routing {
     let served = context.resolved.served;
     let wanted = context.base.pool.is_some() || context.base.has_builtin_epp();
+    if context.base.model.is_some() && !served.inference_model {
+        let text = "the base config has an inferenceModel, but the cluster does not serve \
+                    inference.networking.x-k8s.io/v1alpha2: none is made";
+        findings.push(Finding::new(text).detail("InferencePool v1 needs none"));
+    }
     let mut routing = Routing {
         extension: extension(context, findings),
         pool_version: served.inference_pool.filter(|_| wanted),
@@ -165,6 +170,9 @@ fn route(
     let mut parents = base.map_or_else(Vec::new, |route| route.spec.parent_refs.clone());
     merge_parents(context, &mut parents, references);
     let mut rules = base.and_then(|route| route.spec.rules.clone());
+    for rule in rules.iter_mut().flatten() {
+        convert_pools(context, routing.pool_version, rule, findings);
+    }
     let has_rules = rules.as_ref().is_some_and(|rules| !rules.is_empty());
     if !has_rules && !context.resolved.route_rules_foreign {
         let to_service = by_service || routing.pool_version.is_none() || epp.is_none();
@@ -268,15 +276,45 @@ fn service_backend(context: &Context<'_>, decode: &mut Engines) -> Value {
 }
 
 fn pool_backend(context: &Context<'_>, version: Option<PoolVersion>) -> Value {
-    let group = match version {
-        Some(PoolVersion::V1Alpha2) => "inference.networking.x-k8s.io",
-        _ => "inference.networking.k8s.io",
-    };
+    let group = pool_group(version.unwrap_or(PoolVersion::V1));
     json!({
         "group": group,
         "kind": "InferencePool",
         "name": names::inference_pool(&context.identity.name),
     })
+}
+
+/// Backends of a rule that are this ModelService's pool get the group of the version in which
+/// the pool is made.
+fn convert_pools(
+    context: &Context<'_>,
+    version: Option<PoolVersion>,
+    rule: &mut Value,
+    findings: &mut Vec<Finding>,
+) {
+    let pool = names::inference_pool(&context.identity.name);
+    let backends = rule.get_mut("backendRefs").and_then(Value::as_array_mut);
+    for backend in backends.into_iter().flatten() {
+        if backend["kind"] != "InferencePool" || backend["name"] != pool.as_str() {
+            continue;
+        }
+        match version {
+            Some(version) => backend["group"] = json!(pool_group(version)),
+            None => findings.push(
+                Finding::new(format!(
+                    "a rule of the httpRoute leads to InferencePool {pool}, which is not made"
+                ))
+                .detail("the cluster serves no InferencePool; install its CRD"),
+            ),
+        }
+    }
+}
+
+fn pool_group(version: PoolVersion) -> &'static str {
+    match version {
+        PoolVersion::V1 => "inference.networking.k8s.io",
+        PoolVersion::V1Alpha2 => "inference.networking.x-k8s.io",
+    }
 }
 
 /// `/` to one backend, without a time limit: an answer may stream for minutes.

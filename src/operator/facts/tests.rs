@@ -35,6 +35,7 @@ fn resolved() -> Resolved {
             inference_model: false,
             http_route: true,
             envoy_filter: true,
+            openshift: false,
         },
         gateways: vec![GatewayFacts {
             namespace: "llm-d".to_owned(),

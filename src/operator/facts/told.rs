@@ -2,9 +2,12 @@
 //! that the engine will not take, settings that cannot act, containers that nobody manages. PURE.
 #![deny(clippy::disallowed_methods)]
 
+use k8s_openapi::api::core::v1::Container;
+
 use super::{Context, Written, takes_flags};
 use crate::api::modelservice::Parallelism;
 use crate::contract;
+use crate::operator::builtin;
 use crate::operator::engine::{CommandLine, refused_flags};
 use crate::operator::finding::Finding;
 use crate::operator::names::Role;
@@ -44,7 +47,31 @@ pub(super) fn tell(
         let detail = "write --tensor-parallel-size and the GPUs where the rest is written";
         findings.push(Finding::new(text).detail(detail));
     }
+    deadline(written, engine, findings);
     literal_templates(context, role, findings);
+}
+
+/// A rollout that is given up while its pods may still be starting.
+fn deadline(written: &Written, engine: &Container, findings: &mut Vec<Finding>) {
+    const KUBERNETES_DEFAULT_SECONDS: i32 = 600;
+    let said = written.deployment.spec.progress_deadline_seconds;
+    if said.is_none() && written.filled {
+        return;
+    }
+    let limit = said.unwrap_or(KUBERNETES_DEFAULT_SECONDS);
+    let Some(starting) = engine.startup_probe.as_ref().map(builtin::startup_seconds) else {
+        return;
+    };
+    if starting <= limit {
+        return;
+    }
+    let field = "progressDeadlineSeconds";
+    let place = written.sources.field(None, field);
+    let text = format!(
+        "a rollout is given up after {limit} s, but the startup probe gives the engine {starting} s"
+    );
+    let detail = format!("write {field}: {} or more", starting.saturating_add(60));
+    findings.push(Finding::at(place, text).detail(detail));
 }
 
 /// A full Deployment whose engine has another name.

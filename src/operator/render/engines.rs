@@ -33,6 +33,9 @@ pub(super) fn deployment(facts: &Facts, engines: &Engines) -> Object {
     }
     publish_kv_events(facts, engines, pod);
     tell_prefillers(facts, engines, pod);
+    if engines.written.filled {
+        builtin::fill_rollout(&mut deployment);
+    }
     config_hash::annotate(&mut deployment, &facts.config_maps);
     Object::Deployment(Box::new(deployment))
 }
@@ -44,6 +47,7 @@ fn fill(facts: &Facts, engines: &Engines, pod: &mut PodSpec) {
         served_name: &facts.identity.model_name,
         artifacts: &facts.artifacts,
         parallelism: engines.parallelism.as_ref(),
+        user: facts.fixed_user(),
         nixl: engines.nixl,
     };
     builtin::fill_engine(pod, &engine);

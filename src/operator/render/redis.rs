@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
 use k8s_openapi::api::core::v1::{
-    Container, PodSpec, PodTemplateSpec, Probe, Service, ServiceSpec, TCPSocketAction,
+    Container, LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, Service,
+    ServiceSpec, TCPSocketAction,
 };
 use k8s_openapi::api::networking::v1::{
     NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
@@ -93,7 +94,7 @@ fn deployment(facts: &Facts, redis: &OurRedis) -> Object {
                     labels,
                     ..ObjectMeta::default()
                 }),
-                spec: Some(pod(redis)),
+                spec: Some(pod(facts, redis)),
             },
             ..DeploymentSpec::default()
         },
@@ -101,7 +102,7 @@ fn deployment(facts: &Facts, redis: &OurRedis) -> Object {
     }))
 }
 
-fn pod(redis: &OurRedis) -> PodSpec {
+fn pod(facts: &Facts, redis: &OurRedis) -> PodSpec {
     let args = [
         "--port",
         &redis.port.to_string(),
@@ -127,9 +128,19 @@ fn pod(redis: &OurRedis) -> PodSpec {
         period_seconds: Some(period_seconds),
         ..Probe::default()
     };
+    let pull_secrets: Vec<LocalObjectReference> = facts
+        .settings
+        .epp_pull_secrets
+        .iter()
+        .map(|name| LocalObjectReference { name: name.clone() })
+        .collect();
     PodSpec {
+        image_pull_secrets: (!pull_secrets.is_empty()).then_some(pull_secrets),
         automount_service_account_token: Some(false),
-        security_context: Some(builtin::restricted_pod()),
+        security_context: Some(PodSecurityContext {
+            run_as_user: facts.fixed_user(),
+            ..builtin::restricted_pod()
+        }),
         containers: vec![Container {
             name: "redis".to_owned(),
             image: Some(redis.image.clone()),
