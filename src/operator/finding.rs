@@ -64,7 +64,7 @@ mod tests {
     fn a_finding_reads_place_headline_detail() {
         let place = Place::Base {
             object: "ConfigMap ns/b".to_owned(),
-            key: "decodeDeployment".into(),
+            key: "decodeDeployment",
             line: Some(3),
         };
         let finding = Finding::at(place, "--swap-space is gone").detail("leave it out");

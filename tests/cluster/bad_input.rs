@@ -243,6 +243,8 @@ fn wrong_objects_are_told_once_and_harm_nothing() -> Result<()> {
         base(&cluster, "eppDeployment", &good("eppDeployment")).await?;
         ready(&cluster).await?;
 
+        let now = decode_pods(&cluster).await?;
+        ensure!(now == pods, "{now:?}, not {pods:?}: pods were touched");
         let image = good("decodeDeployment").replace(
             "ghcr.io/llm-d/llm-d:v0.2.0",
             "ghcr.io/llm-d/nobody-has-this:1",
@@ -258,11 +260,14 @@ fn wrong_objects_are_told_once_and_harm_nothing() -> Result<()> {
         .await?;
         base(&cluster, "decodeDeployment", &good("decodeDeployment")).await?;
         ready(&cluster).await?;
-        // Pods that never ran take their time to go; pods that ran would not come back.
+        // On GPUs one pod makes room for its replacement; the others must have gone on serving.
+        // Pods that never ran take their time to go.
         cluster
-            .wait_for("only the decode pods that ran", LIMIT, || async {
+            .wait_for("all but one of the decode pods that ran", LIMIT, || async {
                 let now = decode_pods(&cluster).await?;
-                Ok((now != pods).then(|| format!("{now:?}, not {pods:?}")))
+                let kept = now.intersection(&pods).count();
+                let good = now.len() == pods.len() && kept + 1 >= pods.len();
+                Ok((!good).then(|| format!("{now:?} of {pods:?}")))
             })
             .await?;
 

@@ -202,10 +202,7 @@ fn script(words: &[String]) -> Option<&str> {
 
 /// The line of a script that starts an engine; all of its words where none is known to.
 fn engine_line(script: &str) -> Vec<String> {
-    let spaced = script
-        .replace("\\\n", " ")
-        .replace('\n', " ; ")
-        .replace(';', " ; ");
+    let spaced = script.replace("\\\n", " ").replace(['\n', ';'], " ; ");
     // A script that a shell alone can read (an open quote) is read by its blanks.
     let words = shlex::split(&spaced)
         .unwrap_or_else(|| spaced.split_whitespace().map(str::to_owned).collect());
@@ -243,15 +240,13 @@ fn expanded(word: &str, env: &BTreeMap<&str, &str>) -> String {
         let name = rest
             .strip_prefix("$(")
             .and_then(|after| after.split_once(')'));
-        match name.and_then(|(name, after)| Some((env.get(name)?, after))) {
-            Some((value, after)) => {
-                out.push_str(value);
-                rest = after;
-            }
-            None => {
-                out.push('$');
-                rest = &rest[1..];
-            }
+        let value = name.and_then(|(name, after)| Some((env.get(name)?, after)));
+        if let Some((value, after)) = value {
+            out.push_str(value);
+            rest = after;
+        } else {
+            out.push('$');
+            rest = &rest[1..];
         }
     }
     out + rest

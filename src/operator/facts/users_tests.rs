@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::view::{View, plan};
 use super::*;
-use crate::operator::children::ChildKey;
+use crate::operator::children::{ChildKey, Object};
 use crate::operator::resolved::{BaseConfig, PoolVersion};
 
 /// A service `m` of these parts over this base, on a cluster with everything.
@@ -41,7 +41,7 @@ fn made_on(served: Served, spec: Value, base: &[(&str, &str)]) -> View {
 }
 
 fn child(view: &View, key: ChildKey) -> Value {
-    view.children.get(key).map_or(Value::Null, |o| o.to_value())
+    view.children.get(key).map_or(Value::Null, Object::to_value)
 }
 
 fn pod(view: &View, key: ChildKey) -> Value {
