@@ -16,6 +16,7 @@
 #![deny(clippy::disallowed_methods)]
 
 mod budget;
+mod dict;
 mod error;
 mod eval;
 mod format;
@@ -24,7 +25,9 @@ mod lex;
 mod parse;
 mod tree;
 mod value;
+mod version;
 
+pub use budget::Spent;
 pub use error::Error;
 pub use functions::Functions;
 pub use value::Value;
@@ -90,7 +93,23 @@ impl Template {
         functions: &Functions,
         limits: &Limits,
     ) -> Result<String, Error> {
-        eval::render(&self.tree, data, functions, limits)
+        self.render_after(data, functions, limits, limits, &mut Spent::default())
+    }
+
+    /// As [`Self::render`], as one of several whose use together must stay within `whole`:
+    /// `spent` is what those before it used, and what this one uses is added.
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub fn render_after(
+        &self,
+        data: &Value,
+        functions: &Functions,
+        limits: &Limits,
+        whole: &Limits,
+        spent: &mut Spent,
+    ) -> Result<String, Error> {
+        eval::render(&self.tree, data, functions, limits, whole, spent)
             .map_err(|fault| fault.at(&self.name, &self.text))
     }
 }

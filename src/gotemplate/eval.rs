@@ -1,27 +1,33 @@
 //! Tree + data -> text, within bounds. PURE.
 
-use super::budget::Budget;
+use super::budget::{Budget, Spent};
 use super::error::Fault;
 use super::format;
-use super::functions::Functions;
+use super::functions::{Functions, Work};
 use super::tree::{Command, Expr, Node, Pipe, Term, Tree};
+use super::version::Version;
 use super::{Limits, Value, value};
 
-/// Renders the tree.
+/// Renders the tree; `spent` is what the renderings before it used, and is added to.
 pub(super) fn render(
     tree: &Tree,
     data: &Value,
     functions: &Functions,
     limits: &Limits,
+    whole: &Limits,
+    spent: &mut Spent,
 ) -> Result<String, Fault> {
     let mut eval = Eval {
         tree,
         functions,
-        budget: Budget::new(limits),
+        budget: Budget::new(limits, whole, *spent),
+        work: Work::default(),
         out: String::new(),
         variables: vec![(String::new(), data.clone())],
     };
-    eval.nodes(&tree.root, data)?;
+    let done = eval.nodes(&tree.root, data);
+    *spent = eval.budget.spent();
+    done?;
     Ok(eval.out)
 }
 
@@ -29,6 +35,7 @@ struct Eval<'a> {
     tree: &'a Tree,
     functions: &'a Functions,
     budget: Budget<'a>,
+    work: Work,
     out: String,
     variables: Vec<(String, Value)>,
 }
@@ -43,7 +50,7 @@ enum Flow {
 
 impl Eval<'_> {
     fn write(&mut self, text: &str, offset: usize) -> Result<(), Fault> {
-        self.budget.output(self.out.len() + text.len(), offset)?;
+        self.budget.output(text.len(), offset)?;
         self.out.push_str(text);
         Ok(())
     }
@@ -123,20 +130,34 @@ impl Eval<'_> {
         otherwise: &[Node],
         dot: &Value,
     ) -> Result<Flow, Fault> {
-        let mut items: Items = match self.commands(pipe, dot)? {
-            Value::List(items) => Box::new(
-                items
+        let scope = self.variables.len();
+        let value = self.pipe(pipe, dot)?;
+        let one_only = || match pipe.variables.len() {
+            2 => Err(Fault::new(
+                pipe.offset,
+                "can't use a number to iterate over more than one variable",
+            )),
+            _ => Ok(()),
+        };
+        let mut items: Items = match value {
+            Value::List(list) => Box::new(
+                list.items
                     .into_iter()
                     .enumerate()
                     .map(|(index, item)| (Value::Int(index as i64), item)),
             ),
-            Value::Map(fields) => Box::new(
-                fields
+            Value::Map(dict) => Box::new(
+                dict.entries()
                     .into_iter()
                     .map(|(key, item)| (Value::String(key), item)),
             ),
             Value::Int(count) => {
-                Box::new((0..count).map(|index| (Value::Int(index), Value::Int(index))))
+                one_only()?;
+                Box::new((0..count).map(|index| (Value::Nil, Value::Int(index))))
+            }
+            Value::Int64(count) => {
+                one_only()?;
+                Box::new((0..count).map(|index| (Value::Nil, Value::Int64(index))))
             }
             Value::Nil => Box::new(std::iter::empty()),
             other => {
@@ -149,9 +170,9 @@ impl Eval<'_> {
         let Some(first) = items.next() else {
             return self.nodes(otherwise, dot);
         };
-        let scope = self.variables.len();
         for (key, item) in std::iter::once(first).chain(items) {
             self.budget.step(pipe.offset)?;
+            self.variables.truncate(scope);
             match pipe.variables.as_slice() {
                 [name] => self.set(name, item.clone(), pipe)?,
                 [first, second] => {
@@ -160,12 +181,11 @@ impl Eval<'_> {
                 }
                 _ => {}
             }
-            let flow = self.nodes(body, &item)?;
-            self.variables.truncate(scope);
-            if flow == Flow::Break {
+            if self.nodes(body, &item)? == Flow::Break {
                 break;
             }
         }
+        self.variables.truncate(scope);
         Ok(Flow::On)
     }
 
@@ -176,20 +196,39 @@ impl Eval<'_> {
         offset: usize,
         dot: &Value,
     ) -> Result<(), Fault> {
-        let Some(nodes) = self.tree.defined.get(name) else {
-            return Err(Fault::new(offset, format!("template {name:?} not defined")));
-        };
         let data = match pipe {
             Some(pipe) => self.pipe(pipe, dot)?,
             None => Value::Nil,
         };
+        self.run_template(name, &data, offset)
+    }
+
+    fn run_template(&mut self, name: &str, data: &Value, offset: usize) -> Result<(), Fault> {
+        let tree = self.tree;
+        let Some(nodes) = tree.defined.get(name) else {
+            return Err(Fault::new(offset, format!("template {name:?} not defined")));
+        };
         self.budget.enter(offset)?;
-        self.budget.charge(&data, offset)?;
+        self.budget.charge(data, offset)?;
         let variables = std::mem::replace(&mut self.variables, vec![(String::new(), data.clone())]);
-        self.nodes(nodes, &data)?;
+        self.nodes(nodes, data)?;
         self.variables = variables;
         self.budget.leave();
         Ok(())
+    }
+
+    /// Helm's `include`: a template's output as a value.
+    fn include(&mut self, args: &[Value], offset: usize) -> Result<Value, Fault> {
+        let [Value::String(name), data] = args else {
+            return Err(Fault::new(
+                offset,
+                "include: wants the name of a template and its data",
+            ));
+        };
+        let before = std::mem::take(&mut self.out);
+        let done = self.run_template(name, data, offset);
+        let text = std::mem::replace(&mut self.out, before);
+        done.map(|()| Value::String(text))
     }
 
     fn set(&mut self, name: &str, value: Value, pipe: &Pipe) -> Result<(), Fault> {
@@ -234,9 +273,29 @@ impl Eval<'_> {
         let Some((first, rest)) = command.words.split_first() else {
             return Ok(Value::Nil);
         };
-        if let Term::Function(name) = &first.term {
-            let value = self.call(name, rest, dot, piped, command.offset)?;
-            return fields(value, &first.fields, first.offset);
+        if let Term::Function(name) = &first.term
+            && first.fields.is_empty()
+        {
+            return self.call(name, rest, dot, piped, command.offset);
+        }
+        // A method of a value may take arguments; no field may.
+        if let Some((method, before)) = first.fields.split_last()
+            && METHODS.contains(&method.as_str())
+        {
+            let receiver = Expr {
+                term: first.term.clone(),
+                fields: before.to_vec(),
+                offset: first.offset,
+            };
+            if let Value::Version(version) = self.expression(&receiver, dot)? {
+                let mut args = Vec::new();
+                for word in rest {
+                    args.push(self.expression(word, dot)?);
+                }
+                args.extend(piped);
+                return call_method(&version, method, &args)
+                    .map_err(|message| Fault::new(first.offset, format!("{method}: {message}")));
+            }
         }
         if !rest.is_empty() || piped.is_some() {
             return Err(Fault::new(
@@ -263,6 +322,7 @@ impl Eval<'_> {
         }
         // Together no larger than one value may be, so that no function makes much of them.
         let mut args = Vec::new();
+        let mut literal = Vec::new();
         let mut bytes = 0;
         let mut add = |value: Value, offset| {
             bytes += value
@@ -279,14 +339,24 @@ impl Eval<'_> {
         };
         for word in words {
             add(self.expression(word, dot)?, word.offset)?;
+            literal
+                .push(word.fields.is_empty() && matches!(word.term, Term::Int(_) | Term::Float(_)));
         }
         if let Some(piped) = piped {
             add(piped, offset)?;
         }
+        if name == "include" {
+            let text = self.include(&args, offset)?;
+            self.budget.charge(&text, offset)?;
+            return Ok(text);
+        }
+        (self.work.left, self.work.taken) = (self.budget.left(), 0);
         let result = self
             .functions
-            .call(name, &args)
-            .map_err(|message| Fault::new(offset, format!("{name}: {message}")))?;
+            .call(name, &mut self.work, args, &literal)
+            .map_err(|message| Fault::new(offset, format!("{name}: {message}")));
+        self.budget.charge_bytes(self.work.taken, offset)?;
+        let result = result?;
         self.budget.charge(&result, offset)?;
         Ok(result)
     }
@@ -335,8 +405,8 @@ impl Eval<'_> {
                     ));
                 };
                 let value = chain(value, &expr.fields, expr.offset)?;
-                self.budget.charge(value, expr.offset)?;
-                return Ok(value.clone());
+                self.budget.charge(&value, expr.offset)?;
+                return Ok(value);
             }
             Term::Function(name) => self.call(name, &[], dot, None, expr.offset)?,
             Term::Paren(pipe) => {
@@ -354,8 +424,8 @@ impl Eval<'_> {
     /// The value at the expression's fields, copied: counted before it is.
     fn copy(&mut self, value: &Value, expr: &Expr) -> Result<Value, Fault> {
         let value = chain(value, &expr.fields, expr.offset)?;
-        self.budget.charge(value, expr.offset)?;
-        Ok(value.clone())
+        self.budget.charge(&value, expr.offset)?;
+        Ok(value)
     }
 }
 
@@ -366,47 +436,85 @@ fn fields(value: Value, names: &[String], offset: usize) -> Result<Value, Fault>
     if names.is_empty() {
         Ok(value)
     } else {
-        chain(&value, names, offset).cloned()
+        chain(&value, names, offset)
     }
 }
 
-fn chain<'v>(value: &'v Value, names: &[String], offset: usize) -> Result<&'v Value, Fault> {
-    let mut value = value;
-    for (index, name) in names.iter().enumerate() {
-        value = match value {
-            Value::Map(fields) => match fields.get(name) {
-                Some(next) => next,
-                None if index + 1 == names.len() => return Ok(&Value::Nil),
-                None => {
-                    return Err(Fault::new(
-                        offset,
-                        format!("nil pointer evaluating interface {{}}.{}", names[index + 1]),
-                    ));
-                }
-            },
-            Value::Struct(fields) => fields.get(name).ok_or_else(|| {
-                let known: Vec<_> = fields.keys().map(String::as_str).collect();
-                Fault::new(
-                    offset,
-                    format!(
-                        "there is no field .{name}; known are .{}",
-                        known.join(", .")
-                    ),
-                )
-            })?,
-            Value::Nil => {
-                return Err(Fault::new(
-                    offset,
-                    format!("nil pointer evaluating interface {{}}.{name}"),
-                ));
-            }
-            other => {
-                return Err(Fault::new(
-                    offset,
-                    format!("can't evaluate field {name} in type {}", other.kind()),
-                ));
-            }
-        };
+fn chain(value: &Value, names: &[String], offset: usize) -> Result<Value, Fault> {
+    let mut names = names.iter();
+    let mut value = match names.next() {
+        Some(name) => field(value, name, offset)?,
+        None => return Ok(value.clone()),
+    };
+    for name in names {
+        value = field(&value, name, offset)?;
     }
     Ok(value)
+}
+
+fn field(value: &Value, name: &str, offset: usize) -> Result<Value, Fault> {
+    match value {
+        Value::Map(dict) => Ok(dict.read().get(name).cloned().unwrap_or_default()),
+        Value::Struct(fields) => fields.get(name).cloned().ok_or_else(|| {
+            let known: Vec<_> = fields.keys().map(String::as_str).collect();
+            Fault::new(
+                offset,
+                format!(
+                    "there is no field .{name}; known are .{}",
+                    known.join(", .")
+                ),
+            )
+        }),
+        Value::Version(version) if METHODS.contains(&name) => call_method(version, name, &[])
+            .map_err(|message| Fault::new(offset, format!("{name}: {message}"))),
+        Value::Nil => Err(Fault::new(
+            offset,
+            format!("nil pointer evaluating interface {{}}.{name}"),
+        )),
+        other => Err(Fault::new(
+            offset,
+            format!("can't evaluate field {name} in type {}", other.type_name()),
+        )),
+    }
+}
+
+/// What sprig's `semver` gives can be asked.
+const METHODS: [&str; 12] = [
+    "Major",
+    "Minor",
+    "Patch",
+    "Prerelease",
+    "Metadata",
+    "Original",
+    "String",
+    "Compare",
+    "Equal",
+    "LessThan",
+    "GreaterThan",
+    "LessThanEqual",
+];
+
+fn call_method(version: &Version, name: &str, args: &[Value]) -> Result<Value, String> {
+    let [major, minor, patch] = version.numbers().map(|number| Value::Int64(number as i64));
+    match (name, args) {
+        ("Major", []) => Ok(major),
+        ("Minor", []) => Ok(minor),
+        ("Patch", []) => Ok(patch),
+        ("Prerelease", []) => Ok(version.prerelease().into()),
+        ("Metadata", []) => Ok(version.metadata().into()),
+        ("Original", []) => Ok(version.original().into()),
+        ("String", []) => Ok(version.to_string().into()),
+        (_, [Value::Version(other)]) => {
+            let order = version.compare(other);
+            Ok(match name {
+                "Compare" => Value::Int(order as i64),
+                "Equal" => Value::Bool(order.is_eq()),
+                "LessThan" => Value::Bool(order.is_lt()),
+                "GreaterThan" => Value::Bool(order.is_gt()),
+                "LessThanEqual" => Value::Bool(order.is_le()),
+                _ => return Err("wrong number of args: want 0 got 1".to_owned()),
+            })
+        }
+        _ => Err("wants another version, made by semver".to_owned()),
+    }
 }

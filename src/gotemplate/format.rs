@@ -1,6 +1,16 @@
 //! Values as Go's fmt prints them. PURE.
 
-use super::{Value, value};
+mod number;
+mod printf;
+mod quote;
+
+pub(super) use self::number::float_json;
+pub(super) use self::printf::printf;
+pub(super) use self::quote::{is_graphic, is_punctuation, quote};
+
+use super::Value;
+use super::value::{self, List};
+use number::{Float, float};
 
 /// The widest a number or text is padded; a template pads columns, not pages.
 const MAX_WIDTH: usize = 1000;
@@ -17,332 +27,256 @@ pub(super) fn action(value: &Value) -> String {
 
 /// `%v`.
 pub(super) fn plain(value: &Value) -> String {
-    match value {
-        Value::Nil => "<nil>".to_owned(),
-        Value::Bool(flag) => flag.to_string(),
-        Value::Int(number) => number.to_string(),
-        Value::Float(number) => float_g(*number, None),
-        Value::String(text) => text.clone(),
-        Value::List(items) => {
-            format!(
-                "[{}]",
-                items.iter().map(plain).collect::<Vec<_>>().join(" ")
-            )
-        }
-        Value::Map(fields) => {
-            let entries: Vec<_> = fields
-                .iter()
-                .map(|(key, value)| format!("{key}:{}", plain(value)))
-                .collect();
-            format!("map[{}]", entries.join(" "))
-        }
-        Value::Struct(fields) => {
-            format!(
-                "{{{}}}",
-                fields.values().map(plain).collect::<Vec<_>>().join(" ")
-            )
-        }
-    }
+    let mut out = String::new();
+    Spec::default().value(&mut out, 'v', value, 0);
+    out
 }
 
 /// Go's `print`: a space between operands when neither is a string.
 pub(super) fn print(args: &[Value]) -> String {
     let mut out = String::new();
-    for (index, arg) in args.iter().enumerate() {
-        let strings = matches!(arg, Value::String(_))
-            || index
-                .checked_sub(1)
-                .is_some_and(|before| matches!(args[before], Value::String(_)));
-        if index > 0 && !strings {
+    let mut after_string = true;
+    for arg in args {
+        let string = matches!(arg, Value::String(_));
+        if !string && !after_string {
             out.push(' ');
         }
         out.push_str(&plain(arg));
+        after_string = string;
     }
     out
 }
 
-/// Go's `%q` and `strconv.Quote`.
-pub(super) fn quote(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\t' => out.push_str("\\t"),
-            '\r' => out.push_str("\\r"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '\u{b}' => out.push_str("\\v"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
-                out.push_str(&format!("\\x{:02x}", c as u32));
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
-
-/// `%e` with Go's two-digit exponent.
-fn float_e(number: f64, precision: usize) -> String {
-    let text = format!("{number:.precision$e}");
-    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    format!(
-        "{mantissa}e{}{:02}",
-        if exponent < 0 { '-' } else { '+' },
-        exponent.abs()
-    )
-}
-
-/// `%g`: the shortest form, with an exponent for very large and very small numbers.
-pub(super) fn float_g(number: f64, precision: Option<usize>) -> String {
-    if number.is_nan() {
-        return "NaN".to_owned();
-    }
-    if number.is_infinite() {
-        return if number > 0.0 {
-            "+Inf".to_owned()
-        } else {
-            "-Inf".to_owned()
-        };
-    }
-    if number == 0.0 {
-        return if number.is_sign_negative() {
-            "-0".to_owned()
-        } else {
-            "0".to_owned()
-        };
-    }
-    let shortest = match precision {
-        Some(precision) => format!("{number:.*e}", precision.max(1) - 1),
-        None => format!("{number:e}"),
-    };
-    let (mantissa, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    let limit = precision.map_or(21, |precision| precision.max(1) as i32);
-    let trimmed = if mantissa.contains('.') {
-        mantissa.trim_end_matches('0').trim_end_matches('.')
-    } else {
-        mantissa
-    };
-    if exponent < -4 || exponent >= limit {
-        let sign = if exponent < 0 { '-' } else { '+' };
-        return format!("{trimmed}e{sign}{:02}", exponent.abs());
-    }
-    let digits = trimmed.trim_start_matches('-').replace('.', "").len() as i32;
-    format!("{number:.*}", (digits - 1 - exponent).max(0) as usize)
-}
-
-/// `printf`.
-///
-/// # Errors
-/// For a width, a precision or a result that is too large, and for `%[1]d`.
-pub(super) fn printf(format: &str, args: &[Value]) -> Result<String, String> {
-    let mut out = String::new();
-    let mut next = 0;
-    let mut chars = format.chars().peekable();
-    while let Some(c) = chars.next() {
-        if out.len() > value::MAX_BYTES {
-            return Err(value::too_large());
-        }
-        if c != '%' {
-            out.push(c);
-            continue;
-        }
-        let spec = Spec::read(&mut chars, args, &mut next)?;
-        match chars.next() {
-            None => out.push_str("%!(NOVERB)"),
-            Some('%') => out.push('%'),
-            Some('[') => return Err("%[n] is not supported; give the arguments in order".into()),
-            Some(verb) => match args.get(next) {
-                Some(arg) => {
-                    next += 1;
-                    out.push_str(&spec.apply(verb, arg)?);
-                }
-                None => out.push_str(&format!("%!{verb}(MISSING)")),
-            },
-        }
-    }
-    if next < args.len() {
-        let extra: Vec<_> = args[next..]
-            .iter()
-            .map(|arg| format!("{}={}", go_type(arg), plain(arg)))
-            .collect();
-        out.push_str(&format!("%!(EXTRA {})", extra.join(", ")));
-    }
-    Ok(out)
-}
-
-type Chars<'a> = std::iter::Peekable<std::str::Chars<'a>>;
-
-/// A number of the format, or the argument a `*` stands for.
-fn number(chars: &mut Chars<'_>, args: &[Value], next: &mut usize) -> Option<i64> {
-    if chars.next_if_eq(&'*').is_some() {
-        let Some(Value::Int(given)) = args.get(*next) else {
-            return None;
-        };
-        *next += 1;
-        return Some(*given);
-    }
-    let mut number = None;
-    while let Some(digit) = chars.next_if(char::is_ascii_digit) {
-        let digit = i64::from(u32::from(digit) - u32::from('0'));
-        let before: i64 = number.unwrap_or(0);
-        number = Some(before.saturating_mul(10).saturating_add(digit));
-    }
-    number
-}
-
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Nil => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Int(_) => "int",
-        Value::Float(_) => "float64",
-        Value::String(_) => "string",
-        Value::List(_) => "[]interface {}",
-        Value::Map(_) => "map[string]interface {}",
-        Value::Struct(_) => "struct",
-    }
-}
-
-#[derive(Default)]
+/// What stands between `%` and the verb.
+#[derive(Clone, Debug, Default)]
 struct Spec {
-    left: bool,
+    minus: bool,
     plus: bool,
     zero: bool,
     sharp: bool,
     space: bool,
+    /// `%#v`, and `%+v`: the flags mean something else then.
+    sharp_v: bool,
+    plus_v: bool,
     width: Option<usize>,
     precision: Option<usize>,
 }
 
 impl Spec {
-    /// Flags, width and precision: what stands between `%` and the verb.
-    fn read(chars: &mut Chars<'_>, args: &[Value], next: &mut usize) -> Result<Self, String> {
-        let mut spec = Self::default();
-        while let Some(flag) = chars.next_if(|c| "+-# 0".contains(*c)) {
-            spec.flag(flag);
-        }
-        if let Some(width) = number(chars, args, next) {
-            // As Go does: a negative width by argument pads on the right.
-            spec.left |= width < 0;
-            let width = usize::try_from(width.unsigned_abs()).unwrap_or(usize::MAX);
-            if width > MAX_WIDTH {
-                return Err(format!(
-                    "a width of {width} is too large; {MAX_WIDTH} is the most"
-                ));
-            }
-            spec.width = Some(width);
-        }
-        if chars.next_if_eq(&'.').is_some() {
-            let precision = number(chars, args, next).unwrap_or(0);
-            spec.precision = usize::try_from(precision).ok();
-        }
-        Ok(spec)
-    }
-
-    fn flag(&mut self, flag: char) {
-        match flag {
-            '-' => self.left = true,
-            '+' => self.plus = true,
-            '0' => self.zero = true,
-            '#' => self.sharp = true,
-            _ => self.space = true,
-        }
-    }
-
-    fn apply(&self, verb: char, arg: &Value) -> Result<String, String> {
-        if let (Value::Float(_), Some(precision)) = (arg, self.precision)
-            && precision > MAX_PRECISION
-        {
-            return Err(format!(
-                "a precision of {precision} digits is too large; {MAX_PRECISION} is the most"
-            ));
-        }
-        let body = match (verb, arg) {
-            ('v', Value::Float(number)) => self.signed(*number, float_g(*number, self.precision)),
-            ('v' | 's', Value::String(text)) => self.cut(text),
-            ('v', other) => plain(other),
-            ('d', Value::Int(number)) => self.signed(*number as f64, number.to_string()),
-            ('s', Value::List(_) | Value::Map(_)) => plain(arg),
-            ('q', Value::String(text)) => quote(text),
-            ('t', Value::Bool(flag)) => flag.to_string(),
-            ('f' | 'F', Value::Float(number)) => {
-                self.signed(*number, format!("{number:.*}", self.precision.unwrap_or(6)))
-            }
-            ('e', Value::Float(number)) => {
-                self.signed(*number, float_e(*number, self.precision.unwrap_or(6)))
-            }
-            ('g', Value::Float(number)) => self.signed(*number, float_g(*number, self.precision)),
-            ('x', Value::Int(number)) => radix(*number, if self.sharp { "0x" } else { "" }, |n| {
-                format!("{n:x}")
+    /// One value; `depth` counts the lists and maps around it.
+    fn value(&self, out: &mut String, verb: char, value: &Value, depth: usize) {
+        match value {
+            Value::Nil if depth > 0 => out.push_str(if self.sharp_v {
+                "interface {}(nil)"
+            } else {
+                "<nil>"
             }),
-            ('X', Value::Int(number)) => radix(*number, if self.sharp { "0X" } else { "" }, |n| {
-                format!("{n:X}")
-            }),
-            ('o', Value::Int(number)) => radix(*number, "", |n| format!("{n:o}")),
-            ('b', Value::Int(number)) => radix(*number, "", |n| format!("{n:b}")),
-            ('c', Value::Int(number)) => u32::try_from(*number)
-                .ok()
-                .and_then(char::from_u32)
-                .unwrap_or('\u{fffd}')
-                .to_string(),
-            ('x', Value::String(text)) => text.bytes().map(|byte| format!("{byte:02x}")).collect(),
-            ('T', other) => go_type(other).to_owned(),
-            (verb, Value::Nil) => format!("%!{verb}(<nil>)"),
-            (verb, other) => format!("%!{verb}({}={})", go_type(other), plain(other)),
-        };
-        Ok(self.pad(body, matches!(arg, Value::Int(_) | Value::Float(_))))
-    }
-
-    fn cut(&self, text: &str) -> String {
-        match self.precision {
-            Some(limit) => text.chars().take(limit).collect(),
-            None => text.to_owned(),
+            Value::Nil if matches!(verb, 'v' | 'T') => self.pad(out, "<nil>", self.zero),
+            Value::Nil => out.push_str(&format!("%!{verb}(<nil>)")),
+            value if verb == 'T' && depth == 0 => self.text(out, value.type_name()),
+            Value::Bool(flag) if matches!(verb, 't' | 'v') => {
+                self.pad(out, if *flag { "true" } else { "false" }, self.zero);
+            }
+            Value::Int(number) | Value::Int64(number) => match self.integer(verb, *number) {
+                Some(text) => out.push_str(&text),
+                None => self.bad_verb(out, verb, value),
+            },
+            Value::Float(number) => match Float::of(verb) {
+                Some(form) => self.float(out, *number, form),
+                None => self.bad_verb(out, verb, value),
+            },
+            Value::String(text) => self.string(out, verb, value, text),
+            Value::Version(version) if matches!(verb, 'v' | 's' | 'x' | 'X' | 'q') => {
+                self.string(out, verb, value, &version.to_string());
+            }
+            Value::List(list) => self.list(out, verb, value, list, depth),
+            Value::Map(dict) => {
+                let entries = dict.read();
+                self.fields(out, verb, value.type_name(), entries.iter(), depth);
+            }
+            Value::Struct(fields) => self.structure(out, verb, fields, depth),
+            Value::Bool(_) | Value::Version(_) => self.bad_verb(out, verb, value),
         }
     }
 
-    fn signed(&self, number: f64, body: String) -> String {
-        if number < 0.0 || body.starts_with('-') {
-            body
-        } else if self.plus {
-            format!("+{body}")
-        } else if self.space {
-            format!(" {body}")
+    fn bad_verb(&self, out: &mut String, verb: char, value: &Value) {
+        out.push_str(&format!("%!{verb}({}=", value.type_name()));
+        self.value(out, 'v', value, 1);
+        out.push(')');
+    }
+
+    fn list(&self, out: &mut String, verb: char, value: &Value, list: &List, depth: usize) {
+        let (open, between, close) = if self.sharp_v {
+            out.push_str(value.type_name());
+            ("{", ", ", '}')
         } else {
-            body
-        }
-    }
-
-    fn pad(&self, body: String, numeric: bool) -> String {
-        let Some(missing) = self
-            .width
-            .and_then(|width| width.checked_sub(body.chars().count()))
-        else {
-            return body;
+            ("[", " ", ']')
         };
-        if self.left {
-            return format!("{body}{}", " ".repeat(missing));
+        out.push_str(open);
+        for (index, item) in list.items.iter().enumerate() {
+            if index > 0 {
+                out.push_str(between);
+            }
+            self.value(out, verb, item, depth + 1);
+            if out.len() > value::MAX_BYTES {
+                return;
+            }
         }
-        if self.zero && numeric {
-            let (sign, digits) = match body.strip_prefix(['-', '+']) {
-                Some(digits) => (&body[..1], digits),
-                None => ("", body.as_str()),
-            };
-            return format!("{sign}{}{digits}", "0".repeat(missing));
-        }
-        format!("{}{body}", " ".repeat(missing))
+        out.push(close);
     }
-}
 
-fn radix(number: i64, prefix: &str, digits: impl Fn(u64) -> String) -> String {
-    format!(
-        "{}{prefix}{}",
-        if number < 0 { "-" } else { "" },
-        digits(number.unsigned_abs())
-    )
+    fn fields<'a>(
+        &self,
+        out: &mut String,
+        verb: char,
+        name: &str,
+        fields: impl Iterator<Item = (&'a String, &'a Value)>,
+        depth: usize,
+    ) {
+        let (between, close) = if self.sharp_v {
+            out.push_str(name);
+            out.push('{');
+            (", ", '}')
+        } else {
+            out.push_str("map[");
+            (" ", ']')
+        };
+        for (index, (key, value)) in fields.enumerate() {
+            if index > 0 {
+                out.push_str(between);
+            }
+            self.value(out, verb, &Value::from(key.as_str()), depth + 1);
+            out.push(':');
+            self.value(out, verb, value, depth + 1);
+            if out.len() > value::MAX_BYTES {
+                return;
+            }
+        }
+        out.push(close);
+    }
+
+    fn structure(
+        &self,
+        out: &mut String,
+        verb: char,
+        fields: &std::collections::BTreeMap<String, Value>,
+        depth: usize,
+    ) {
+        out.push('{');
+        for (index, (name, value)) in fields.iter().enumerate() {
+            if index > 0 {
+                out.push_str(if self.sharp_v { ", " } else { " " });
+            }
+            if self.sharp_v || self.plus_v {
+                out.push_str(&format!("{name}:"));
+            }
+            self.value(out, verb, value, depth + 1);
+        }
+        out.push('}');
+    }
+
+    fn string(&self, out: &mut String, verb: char, value: &Value, text: &str) {
+        match verb {
+            'v' if self.sharp_v => self.quoted(out, text),
+            'v' | 's' => self.text(out, text),
+            'q' => self.quoted(out, text),
+            'x' => self.bytes(out, text, false),
+            'X' => self.bytes(out, text, true),
+            _ => self.bad_verb(out, verb, value),
+        }
+    }
+
+    fn cut<'t>(&self, text: &'t str) -> &'t str {
+        let end = self
+            .precision
+            .and_then(|limit| text.char_indices().nth(limit));
+        end.map_or(text, |(end, _)| &text[..end])
+    }
+
+    fn text(&self, out: &mut String, text: &str) {
+        self.pad(out, self.cut(text), self.zero);
+    }
+
+    fn quoted(&self, out: &mut String, text: &str) {
+        let text = self.cut(text);
+        let raw = |c: char| c != '`' && c != '\u{feff}' && c != '\u{7f}' && (c >= ' ' || c == '\t');
+        let quoted = if self.sharp && text.chars().all(raw) {
+            format!("`{text}`")
+        } else {
+            quote::quoted(text, '"', self.plus)
+        };
+        self.pad(out, &quoted, self.zero);
+    }
+
+    /// `%x` of a text.
+    fn bytes(&self, out: &mut String, text: &str, upper: bool) {
+        let length = self.precision.unwrap_or(usize::MAX).min(text.len());
+        let prefix = match (self.sharp, upper) {
+            (false, _) => "",
+            (true, false) => "0x",
+            (true, true) => "0X",
+        };
+        let mut hex = String::new();
+        for (index, byte) in text.as_bytes()[..length].iter().enumerate() {
+            if self.space && index > 0 {
+                hex.push(' ');
+            }
+            if index == 0 || self.space {
+                hex.push_str(prefix);
+            }
+            hex.push_str(&if upper {
+                format!("{byte:02X}")
+            } else {
+                format!("{byte:02x}")
+            });
+        }
+        self.pad(out, &hex, self.zero);
+    }
+
+    /// Pads to the width: with zeros only on the left.
+    fn pad(&self, out: &mut String, body: &str, zero: bool) {
+        let missing = self
+            .width
+            .map_or(0, |width| width.saturating_sub(body.chars().count()));
+        if missing == 0 {
+            out.push_str(body);
+        } else if self.minus {
+            out.push_str(body);
+            out.extend(std::iter::repeat_n(' ', missing));
+        } else {
+            out.extend(std::iter::repeat_n(if zero { '0' } else { ' ' }, missing));
+            out.push_str(body);
+        }
+    }
+
+    fn float(&self, out: &mut String, number: f64, form: Float) {
+        let precision = self.precision.or(form.precision);
+        let mut text = float(number, form.verb, precision);
+        if !text.starts_with(['-', '+']) {
+            text.insert(0, '+');
+        }
+        if self.space && text.starts_with('+') && !self.plus {
+            text.replace_range(..1, " ");
+        }
+        if !number.is_finite() {
+            if !self.space && !self.plus && (number.is_nan() || text.starts_with('+')) {
+                text.remove(0);
+            }
+            return self.pad(out, &text, false);
+        }
+        if self.sharp {
+            text = number::sharp(&text, form.verb, precision);
+        }
+        if self.plus || !text.starts_with('+') {
+            let missing = self.width.unwrap_or(0).saturating_sub(text.len());
+            if self.zero && !self.minus && missing > 0 {
+                out.push_str(&text[..1]);
+                out.push_str(&"0".repeat(missing));
+                out.push_str(&text[1..]);
+                return;
+            }
+            return self.pad(out, &text, self.zero);
+        }
+        self.pad(out, &text[1..], self.zero);
+    }
 }

@@ -1,89 +1,70 @@
 //! The functions templates may call, by family. PURE.
 //!
 //! A name that is not here is refused when the template is parsed; the names in
-//! [`REFUSED`] with the reason.
+//! `refused.rs` with the reason. Every function says which types it takes, as Go's have
+//! types, so that each may rely on them.
 
 mod builtin;
 mod collections;
+mod conversions;
+mod decimal;
+mod dicts;
+mod encode;
+mod json;
 mod numbers;
+mod paths;
+mod patterns;
+mod refused;
 mod text;
+mod words;
+mod yaml;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+
+pub(super) use conversions::integer;
 
 use super::Value;
 use super::value;
 
 /// What a function gives, or why it cannot.
 pub(super) type Outcome = Result<Value, String>;
-type Function = Arc<dyn Fn(&[Value]) -> Outcome + Send + Sync>;
+type Own = Arc<dyn Fn(&[Value]) -> Outcome + Send + Sync>;
 
-/// Functions of sprig and Helm that are refused, and why.
-const REFUSED: &[(&[&str], &str)] = &[
-    (
-        &["env", "expandenv"],
-        "would show the operator's environment to whoever writes a template",
-    ),
-    (&["getHostByName"], "would ask the network"),
-    (
-        &[
-            "now",
-            "date",
-            "dateInZone",
-            "date_in_zone",
-            "dateModify",
-            "date_modify",
-            "ago",
-            "htmlDate",
-            "htmlDateInZone",
-            "toDate",
-            "mustToDate",
-            "mustDateModify",
-            "must_date_modify",
-            "unixEpoch",
-            "duration",
-            "durationRound",
-        ],
-        "depends on the time: the same template would render differently each time",
-    ),
-    (
-        &[
-            "randAlpha",
-            "randAlphaNum",
-            "randAscii",
-            "randNumeric",
-            "randBytes",
-            "randInt",
-            "uuidv4",
-            "shuffle",
-        ],
-        "is random: the same template would render differently each time",
-    ),
-    (
-        &[
-            "genPrivateKey",
-            "genCA",
-            "genCAWithKey",
-            "genSelfSignedCert",
-            "genSelfSignedCertWithKey",
-            "genSignedCert",
-            "genSignedCertWithKey",
-            "derivePassword",
-            "buildCustomCert",
-            "bcrypt",
-            "htpasswd",
-            "encryptAES",
-            "decryptAES",
-        ],
-        "makes keys or secrets, which do not belong into a template",
-    ),
-    (
-        &[
-            "include", "tpl", "required", "lookup", "toYaml", "fromYaml", "toToml", "fail",
-        ],
-        "is not part of this template language (Helm has it)",
-    ),
-];
+/// What a function may use beside its arguments: compiled patterns, and a budget for work
+/// that its result does not show.
+#[derive(Default)]
+pub(super) struct Work {
+    patterns: HashMap<String, patterns::Pattern>,
+    /// Bytes' worth of work that may be done.
+    pub(super) left: usize,
+    /// What was done of it in this call.
+    pub(super) taken: usize,
+}
+
+impl Work {
+    fn take(&mut self, bytes: usize) -> Result<(), String> {
+        self.taken = self.taken.saturating_add(bytes);
+        if self.taken <= self.left {
+            return Ok(());
+        }
+        Err("more work than one rendering may do; use a shorter text or a simpler pattern".into())
+    }
+}
+
+#[derive(Clone)]
+enum Run {
+    Plain(fn(&[Value]) -> Outcome),
+    Busy(fn(&mut Work, &[Value]) -> Outcome),
+    Own(Own),
+}
+
+/// A function and its parameters: one letter each, see [`Functions::add`].
+#[derive(Clone)]
+struct Function {
+    parameters: &'static str,
+    run: Run,
+}
 
 /// A table of functions.
 #[derive(Clone)]
@@ -106,9 +87,17 @@ impl Functions {
             table: HashMap::new(),
         };
         builtin::add(&mut functions);
-        text::add(&mut functions);
-        numbers::add(&mut functions);
         collections::add(&mut functions);
+        conversions::add(&mut functions);
+        dicts::add(&mut functions);
+        encode::add(&mut functions);
+        json::add(&mut functions);
+        numbers::add(&mut functions);
+        paths::add(&mut functions);
+        patterns::add(&mut functions);
+        text::add(&mut functions);
+        words::add(&mut functions);
+        yaml::add(&mut functions);
         functions
     }
 
@@ -117,52 +106,154 @@ impl Functions {
     where
         F: Fn(&[Value]) -> Result<Value, String> + Send + Sync + 'static,
     {
-        self.table.insert(name, Arc::new(function));
+        let function = Function {
+            parameters: "a*",
+            run: Run::Own(Arc::new(function)),
+        };
+        self.table.insert(name, function);
         self
     }
 
-    pub(super) fn add(&mut self, name: &'static str, function: fn(&[Value]) -> Outcome) {
-        self.table.insert(name, Arc::new(function));
+    /// Adds a function with its parameters: `a` anything, `s` text, `i` int, `b` bool, `f`
+    /// float, `m` map; a `*` after the last one means any number of it.
+    fn add(&mut self, name: &'static str, parameters: &'static str, run: fn(&[Value]) -> Outcome) {
+        let run = Run::Plain(run);
+        self.table.insert(name, Function { parameters, run });
+    }
+
+    fn busy(
+        &mut self,
+        name: &'static str,
+        parameters: &'static str,
+        run: fn(&mut Work, &[Value]) -> Outcome,
+    ) {
+        let run = Run::Busy(run);
+        self.table.insert(name, Function { parameters, run });
+    }
+
+    /// The same function by another name.
+    fn alias(&mut self, name: &'static str, of: &str) {
+        if let Some(function) = self.table.get(of).cloned() {
+            self.table.insert(name, function);
+        }
     }
 
     /// Says why a name cannot be called.
     pub(super) fn check(&self, name: &str) -> Result<(), String> {
-        if self.table.contains_key(name) || matches!(name, "and" | "or") {
+        if self.table.contains_key(name) || matches!(name, "and" | "or" | "include") {
             return Ok(());
         }
-        match REFUSED.iter().find(|(names, _)| names.contains(&name)) {
-            Some((_, why)) => Err(format!("function {name:?} is refused: it {why}")),
-            None => Err(format!("function {name:?} not defined")),
+        match refused::why(name) {
+            Some(why) => Err(format!("function {name:?} is refused: it {why}")),
+            None => Err(format!("function {name:?} not defined{}", self.near(name))),
         }
     }
 
-    pub(super) fn call(&self, name: &str, args: &[Value]) -> Outcome {
-        match self.table.get(name) {
-            Some(function) => function(args),
-            None => Err("not defined".to_owned()),
+    /// A known name that differs by case or by a letter or two.
+    fn near(&self, name: &str) -> String {
+        let lower = name.to_lowercase();
+        let mut names: Vec<_> = self.table.keys().copied().collect();
+        names.sort_unstable();
+        let found = names.iter().find(|known| {
+            let known = known.to_lowercase();
+            known == lower || known == format!("{lower}s") || lower == format!("{known}s")
+        });
+        found.map_or_else(String::new, |known| format!("; did you mean {known}?"))
+    }
+
+    /// Calls a function; `literal` says which arguments are constants of the template, which
+    /// Go fits to the parameter's type.
+    pub(super) fn call(
+        &self,
+        name: &str,
+        work: &mut Work,
+        mut args: Vec<Value>,
+        literal: &[bool],
+    ) -> Outcome {
+        let Some(function) = self.table.get(name) else {
+            return Err("not defined".to_owned());
+        };
+        check_types(function.parameters, &mut args, literal)?;
+        match &function.run {
+            Run::Plain(run) => run(&args),
+            Run::Busy(run) => run(work, &args),
+            Run::Own(run) => run(&args),
         }
     }
 }
 
-/// Exactly `N` arguments.
-fn exactly<const N: usize>(args: &[Value]) -> Result<&[Value; N], String> {
-    args.try_into()
-        .map_err(|_| format!("wrong number of args: want {N} got {}", args.len()))
+fn check_types(parameters: &str, args: &mut [Value], literal: &[bool]) -> Result<(), String> {
+    let fixed = parameters.trim_end_matches('*');
+    let variadic = fixed.len() < parameters.len();
+    let least = fixed.len() - usize::from(variadic);
+    let got = args.len();
+    if got < least || (!variadic && got > least) {
+        let at_least = if variadic { "at least " } else { "" };
+        return Err(format!(
+            "wrong number of args: want {at_least}{least} got {got}"
+        ));
+    }
+    for (index, arg) in args.iter_mut().enumerate() {
+        let kind = fixed.as_bytes()[index.min(fixed.len() - 1)];
+        let literal = literal.get(index).copied().unwrap_or(false);
+        let wanted = match (kind, &*arg) {
+            (b'a', _) | (b'm', Value::Map(_) | Value::Nil) => continue,
+            (b's', Value::String(_)) | (b'i', Value::Int(_)) => continue,
+            (b'b', Value::Bool(_)) | (b'f', Value::Float(_)) => continue,
+            (b'f', Value::Int(number)) if literal => {
+                *arg = Value::Float(*number as f64);
+                continue;
+            }
+            (b'i', Value::Float(number)) if literal && number.fract() == 0.0 => {
+                *arg = Value::Int(*number as i64);
+                continue;
+            }
+            (b's', _) => "string",
+            (b'i', _) => "int",
+            (b'b', _) => "bool",
+            (b'f', _) => "float64",
+            _ => "map[string]interface {}",
+        };
+        return Err(match arg {
+            Value::Nil => format!("invalid value; expected {wanted}"),
+            _ => format!(
+                "wrong type for value; expected {wanted}; got {}",
+                arg.type_name()
+            ),
+        });
+    }
+    Ok(())
 }
 
-fn int(value: &Value) -> Result<i64, String> {
+/// A text argument; its type was checked.
+fn string(value: &Value) -> &str {
     match value {
-        Value::Int(number) => Ok(*number),
-        Value::Float(number) => Ok(*number as i64),
-        other => Err(format!("wants an integer, not {}", other.kind())),
+        Value::String(text) => text,
+        _ => "",
     }
 }
 
-fn string(value: &Value) -> Result<&str, String> {
+/// An int argument; its type was checked.
+fn int(value: &Value) -> i64 {
     match value {
-        Value::String(text) => Ok(text),
+        Value::Int(number) => *number,
+        _ => 0,
+    }
+}
+
+/// A map argument's entries; its type was checked, and nil counts as empty.
+fn fields(value: &Value) -> BTreeMap<String, Value> {
+    match value {
+        Value::Map(dict) => dict.entries(),
+        _ => BTreeMap::new(),
+    }
+}
+
+fn items<'v>(what: &str, value: &'v Value) -> Result<&'v [Value], String> {
+    match value {
+        Value::List(list) => Ok(&list.items),
         other => Err(format!(
-            "wrong type for value; expected string; got {}",
+            "cannot {what} on type {}; a list is wanted",
             other.kind()
         )),
     }
@@ -176,5 +267,18 @@ fn room(bytes: usize) -> Result<(), String> {
         Ok(())
     } else {
         Err(value::too_large())
+    }
+}
+
+/// A part of a text by bytes, as Go cuts; inside a character it would be no text any more.
+fn cut(text: &str, from: usize, to: usize) -> Result<String, String> {
+    match text.get(from..to) {
+        Some(part) => Ok(part.to_owned()),
+        None if from > to || to > text.len() => {
+            Err(format!("slice bounds out of range [{from}:{to}]"))
+        }
+        None => Err(format!(
+            "[{from}:{to}] cuts a character in two; positions count bytes"
+        )),
     }
 }

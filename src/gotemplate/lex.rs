@@ -3,6 +3,7 @@
 //! `{{-` and `-}}` are applied here: the parser never sees the white space they remove.
 
 use super::error::Fault;
+use super::functions::integer;
 
 /// Tokens of one template; a large real one has a thousand. A tree takes about 500 bytes for
 /// each.
@@ -234,12 +235,15 @@ impl Action<'_> {
             '\'' => self.character(),
             '$' => {
                 self.at += 1;
-                Ok(Kind::Variable(self.word()))
+                let name = self.word();
+                self.ended()?;
+                Ok(Kind::Variable(name))
             }
             '.' if self.rest()[1..].starts_with(|c: char| c.is_ascii_digit()) => self.number(),
             '.' => {
                 self.at += 1;
                 let name = self.word();
+                self.ended()?;
                 Ok(if name.is_empty() {
                     Kind::Dot
                 } else {
@@ -247,8 +251,24 @@ impl Action<'_> {
                 })
             }
             '+' | '-' | '0'..='9' => self.number(),
-            c if c.is_alphabetic() || c == '_' => Ok(Kind::Word(self.word())),
+            c if c.is_alphabetic() || c == '_' => {
+                let word = self.word();
+                self.ended()?;
+                Ok(Kind::Word(word))
+            }
             c => Err(Fault::new(offset, format!("unexpected {c:?} in an action"))),
+        }
+    }
+
+    /// A name ends at white space or at a sign that may follow one.
+    fn ended(&self) -> Result<(), Fault> {
+        match self.rest().chars().next() {
+            None | Some(' ' | '\t' | '\r' | '\n' | '.' | ',' | '|' | ':' | '(' | ')') => Ok(()),
+            Some(_) if self.rest().starts_with("}}") => Ok(()),
+            Some(c) => Err(Fault::new(
+                self.at,
+                format!("bad character {c:?} after a name"),
+            )),
         }
     }
 
@@ -348,46 +368,34 @@ impl Action<'_> {
     }
 }
 
+/// As Go: an integer in any base, or a floating point number; digits may be grouped by `_`
+/// only where the base is written or found from the text.
 fn parse_number(text: &str) -> Option<Kind> {
-    let clean = text.replace('_', "");
-    let (sign, digits) = match clean.strip_prefix('-') {
-        Some(rest) => (-1, rest),
-        None => (1, clean.strip_prefix('+').unwrap_or(&clean)),
-    };
-    let lower = digits.to_ascii_lowercase();
-    let radix = |prefix: &str, radix| {
-        lower
-            .strip_prefix(prefix)
-            .map(|rest| i64::from_str_radix(rest, radix))
-    };
-    if let Some(parsed) = radix("0x", 16)
-        .or_else(|| radix("0b", 2))
-        .or_else(|| radix("0o", 8))
-    {
-        return parsed.ok().map(|number| Kind::Int(sign * number));
+    if let Some(number) = integer(text) {
+        return Some(Kind::Int(number));
     }
-    if lower.len() > 1 && lower.starts_with('0') && lower.bytes().all(|b| b.is_ascii_digit()) {
-        return i64::from_str_radix(&lower, 8)
-            .ok()
-            .map(|number| Kind::Int(sign * number));
-    }
-    if lower.bytes().all(|b| b.is_ascii_digit()) && !lower.is_empty() {
-        return lower
-            .parse::<i64>()
-            .ok()
-            .map(|number| Kind::Int(sign * number));
-    }
-    if !lower
-        .bytes()
-        .all(|b| b.is_ascii_digit() || b".e+-".contains(&b))
-    {
+    let hexadecimal = text.contains(['x', 'X']);
+    if !text.contains(['.', 'e', 'E', 'p', 'P']) || text.contains('_') && !hexadecimal {
         return None;
     }
-    let number: f64 = lower.parse().ok()?;
-    let number = number * sign as f64;
-    // Go lets `1e3` stand where an integer is wanted.
-    if number.fract() == 0.0 && number.abs() < 9e15 && !lower.contains('.') {
-        return Some(Kind::Float(number));
+    if hexadecimal {
+        return hexadecimal_float(text).map(Kind::Float);
     }
-    Some(Kind::Float(number))
+    let shape = |b: u8| b.is_ascii_digit() || b".eE+-".contains(&b);
+    let number: f64 = text.parse().ok().filter(|_| text.bytes().all(shape))?;
+    number.is_finite().then_some(Kind::Float(number))
+}
+
+/// `0x1.8p3`; the exponent is a must.
+fn hexadecimal_float(text: &str) -> Option<f64> {
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(rest) => (-1.0, rest),
+        None => (1.0, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let lower = digits.replace('_', "").to_ascii_lowercase();
+    let (mantissa, exponent) = lower.strip_prefix("0x")?.split_once('p')?;
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let number = u64::from_str_radix(&format!("{whole}{fraction}"), 16).ok()?;
+    let exponent = exponent.parse::<i32>().ok()? - 4 * fraction.len() as i32;
+    Some(sign * number as f64 * 2f64.powi(exponent))
 }

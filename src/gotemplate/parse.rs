@@ -161,7 +161,11 @@ impl Parser<'_> {
         }
         match word {
             "if" | "with" | "range" => self.control(word, offset).map(Some),
-            "define" => self.define(offset).map(|()| None),
+            "define" if self.depth == 0 => self.define(offset).map(|()| None),
+            "define" => Err(Fault::new(
+                offset,
+                "unexpected {{define}}; templates are defined outside of blocks",
+            )),
             "block" => self.block(offset).map(Some),
             "template" => self.template(offset).map(Some),
             "break" | "continue" => {
@@ -287,8 +291,31 @@ impl Parser<'_> {
         let name = self.quoted_name("define")?;
         self.close("define")?;
         let nodes = self.body("define", offset)?;
-        self.defined.insert(name, nodes);
-        Ok(())
+        self.keep(name, nodes, offset)
+    }
+
+    /// Of one name the template that is not blank counts, and there may be only one.
+    fn keep(&mut self, name: String, nodes: Vec<Node>, offset: usize) -> Result<(), Fault> {
+        let blank = |nodes: &[Node]| {
+            nodes
+                .iter()
+                .all(|node| matches!(node, Node::Text { text, .. } if text.trim().is_empty()))
+        };
+        match self.defined.get(&name) {
+            Some(before) if !blank(before) => {
+                if blank(&nodes) {
+                    return Ok(());
+                }
+                Err(Fault::new(
+                    offset,
+                    format!("multiple definition of template {name:?}"),
+                ))
+            }
+            _ => {
+                self.defined.insert(name, nodes);
+                Ok(())
+            }
+        }
     }
 
     fn block(&mut self, offset: usize) -> Result<Node, Fault> {
@@ -296,7 +323,7 @@ impl Parser<'_> {
         let pipe = self.pipe("block")?;
         self.close("block")?;
         let nodes = self.body("block", offset)?;
-        self.defined.entry(name.clone()).or_insert(nodes);
+        self.keep(name.clone(), nodes, offset)?;
         Ok(Node::Template {
             name,
             pipe: Some(pipe),
@@ -335,8 +362,8 @@ impl Parser<'_> {
             let callable = command.words.first().is_some_and(|word| {
                 matches!(
                     word.term,
-                    Term::Function(_) | Term::Dot | Term::Variable(_) | Term::Paren(_)
-                )
+                    Term::Function(_) | Term::Variable(_) | Term::Paren(_)
+                ) || (matches!(word.term, Term::Dot) && !word.fields.is_empty())
             });
             if !callable {
                 return Err(Fault::new(command.offset, "a function is wanted after |"));
@@ -397,6 +424,14 @@ impl Parser<'_> {
                 None | Some(Kind::Close | Kind::Right | Kind::Pipe) => break,
                 _ => words.push(self.expression(context)?),
             }
+            // As in Go, white space stands between two words.
+            match self.peek() {
+                None | Some(Kind::Space | Kind::Close | Kind::Right | Kind::Pipe) => {}
+                _ => {
+                    let message = format!("unexpected {} in operand", self.describe());
+                    return Err(Fault::new(self.offset(), message));
+                }
+            }
         }
         if words.is_empty() {
             return Err(Fault::new(offset, format!("missing value for {context}")));
@@ -453,6 +488,16 @@ impl Parser<'_> {
                 ));
             }
         };
+        let constant = matches!(
+            term,
+            Term::Nil | Term::Bool(_) | Term::Int(_) | Term::Float(_) | Term::Str(_)
+        ) || matches!(&term, Term::Dot if fields.is_empty());
+        if constant && matches!(self.peek(), Some(Kind::Field(_))) {
+            return Err(Fault::new(
+                self.offset(),
+                "unexpected . after a constant or a dot",
+            ));
+        }
         // A field chained without white space belongs to the term before it.
         while let Some(Kind::Field(name)) = self.peek().cloned() {
             self.at += 1;

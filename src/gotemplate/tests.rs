@@ -33,11 +33,11 @@ fn an_unknown_field_in_a_branch_not_taken_is_no_error() {
 
 #[test]
 fn unknown_and_refused_functions_are_found_before_anything_runs() {
-    let error = render("{{ if false }}{{ toYaml . }}{{ end }}").unwrap_err();
+    let error = render("{{ if false }}{{ lookup . }}{{ end }}").unwrap_err();
     assert!(
         error
             .to_string()
-            .starts_with("decodeDeployment line 1 column 18: function \"toYaml\" is refused"),
+            .starts_with("decodeDeployment line 1 column 18: function \"lookup\" is refused"),
         "{error}"
     );
     let error = render("{{ nonsense }}").unwrap_err();

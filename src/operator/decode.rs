@@ -7,12 +7,18 @@
 
 mod lines;
 
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use self::lines::line_of;
-pub use self::lines::{line_of_field, line_of_item};
+pub use self::lines::{Lines, line_of_field, line_of_item};
+
+/// Unknown fields of one value that are told one by one; the rest is a number.
+const MAX_WARNINGS: usize = 20;
 
 /// Why a value could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +78,8 @@ pub fn yaml(key: &str, text: &str) -> Result<Option<Value>, Error> {
 }
 
 /// JSON -> `T`, with scalars turned into strings where `T` wants strings, nulls dropped,
-/// and unknown fields dropped with a warning each.
+/// and unknown fields dropped with a warning each: the first 20, and then how many more. The
+/// work grows with the size of the value and not faster.
 ///
 /// # Errors
 /// When a field has a value `T` cannot take.
@@ -80,20 +87,18 @@ pub fn typed<T>(key: &str, text: &str, value: Value, warnings: &mut Vec<String>)
 where
     T: DeserializeOwned + JsonSchema,
 {
-    let root = schemars::generate::SchemaSettings::draft2020_12()
-        .into_generator()
-        .into_root_schema_for::<T>()
-        .to_value();
+    let root = schema_of::<T>();
     let mut walk = Walk {
         key,
         text,
         root: &root,
         warnings,
+        unknown: 0,
         path: Vec::new(),
     };
-    let value = walk
-        .fit(value, &root)?
-        .unwrap_or_else(|| Value::Object(Map::new()));
+    let value = walk.fit(value, &root);
+    walk.tell_the_rest();
+    let value = value?.unwrap_or_else(|| Value::Object(Map::new()));
     serde_json::from_value(value).map_err(|error| Error::Field {
         key: key.to_owned(),
         line: None,
@@ -102,17 +107,31 @@ where
     })
 }
 
+/// The schema of a type, made once: making that of a Deployment costs more than reading one.
+fn schema_of<T: JsonSchema>() -> Arc<Value> {
+    static MADE: LazyLock<Mutex<HashMap<String, Arc<Value>>>> = LazyLock::new(Mutex::default);
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let schema = made.entry(T::schema_id().into_owned()).or_insert_with(|| {
+        let settings = schemars::generate::SchemaSettings::draft2020_12();
+        let schema = settings.into_generator().into_root_schema_for::<T>();
+        Arc::new(schema.to_value())
+    });
+    Arc::clone(schema)
+}
+
 struct Walk<'a> {
     key: &'a str,
     text: &'a str,
     root: &'a Value,
     warnings: &'a mut Vec<String>,
+    /// Unknown fields so far.
+    unknown: usize,
     path: Vec<String>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     /// Makes one value fit its schema; `None` when it is to be left out.
-    fn fit(&mut self, value: Value, schema: &Value) -> Result<Option<Value>, Error> {
+    fn fit(&mut self, value: Value, schema: &'a Value) -> Result<Option<Value>, Error> {
         if value.is_null() {
             return Ok(None);
         }
@@ -129,17 +148,17 @@ impl Walk<'_> {
                 _ => Ok(Some(Value::Object(fields))),
             },
             Value::Array(items) if wants(schema, "array") => {
-                let of = schema.get("items").cloned().unwrap_or(Value::Bool(true));
+                let of = schema.get("items").unwrap_or(&Value::Bool(true));
                 let mut out = Vec::with_capacity(items.len());
                 for (index, item) in items.into_iter().enumerate() {
                     self.path.push(format!("[{index}]"));
                     // A null in a list of strings is an empty string.
-                    let item = if item.is_null() && wants(deref(self.root, &of), "string") {
+                    let item = if item.is_null() && wants(deref(self.root, of), "string") {
                         Value::String(String::new())
                     } else {
                         item
                     };
-                    out.extend(self.fit(item, &of)?);
+                    out.extend(self.fit(item, of)?);
                     self.path.pop();
                 }
                 Ok(Some(Value::Array(out)))
@@ -148,14 +167,14 @@ impl Walk<'_> {
         }
     }
 
-    fn object(&mut self, fields: Map<String, Value>, schema: &Value) -> Result<Value, Error> {
+    fn object(&mut self, fields: Map<String, Value>, schema: &'a Value) -> Result<Value, Error> {
         let mut out = Map::new();
         for (name, value) in fields {
-            let known = schema["properties"].get(&name).cloned();
+            let known = schema["properties"].get(&name);
             self.path.push(name.clone());
             match known {
                 Some(of) => {
-                    if let Some(value) = self.fit(value, &of)? {
+                    if let Some(value) = self.fit(value, of)? {
                         out.insert(name, value);
                     }
                 }
@@ -165,21 +184,37 @@ impl Walk<'_> {
                 {
                     out.insert(name, value);
                 }
-                None => {
-                    let at = at(self.line());
-                    self.warnings.push(format!(
-                        "{}{at}: unknown field {} was dropped",
-                        self.key,
-                        self.path_text()
-                    ));
-                }
+                None => self.tell_unknown(),
             }
             self.path.pop();
         }
         Ok(Value::Object(out))
     }
 
-    fn map(&mut self, fields: Map<String, Value>, of: &Value) -> Result<Value, Error> {
+    /// Finding a line reads the whole text, so only a few are looked for.
+    fn tell_unknown(&mut self) {
+        self.unknown += 1;
+        if self.unknown <= MAX_WARNINGS {
+            let at = at(self.line());
+            self.warnings.push(format!(
+                "{}{at}: unknown field {} was dropped",
+                self.key,
+                self.path_text()
+            ));
+        }
+    }
+
+    fn tell_the_rest(&mut self) {
+        let more = self.unknown.saturating_sub(MAX_WARNINGS);
+        if more > 0 {
+            self.warnings.push(format!(
+                "{}: and {more} more unknown fields were dropped",
+                self.key
+            ));
+        }
+    }
+
+    fn map(&mut self, fields: Map<String, Value>, of: &'a Value) -> Result<Value, Error> {
         let mut out = Map::new();
         for (name, value) in fields {
             self.path.push(name.clone());
@@ -347,6 +382,74 @@ mod tests {
             warnings,
             ["decodeDeployment line 3: unknown field spec.nonsense was dropped"]
         );
+    }
+
+    #[test]
+    fn of_many_unknown_fields_the_first_are_told_and_the_rest_counted() {
+        let fields: String = (0..60_000).map(|n| format!("  f{n}: 1\n")).collect();
+        let (result, warnings) = read(&format!("spec:\n  replicas: 2\n{fields}"));
+        assert_eq!(result.unwrap().spec.replicas, Some(2));
+        assert_eq!(warnings.len(), 21);
+        assert_eq!(
+            warnings[0],
+            "decodeDeployment line 3: unknown field spec.f0 was dropped"
+        );
+        assert_eq!(
+            warnings[19],
+            "decodeDeployment line 22: unknown field spec.f19 was dropped"
+        );
+        assert_eq!(
+            warnings[20],
+            "decodeDeployment: and 59980 more unknown fields were dropped"
+        );
+    }
+
+    #[test]
+    fn an_error_comes_with_the_warnings_before_it() {
+        let fields: String = (0..25).map(|n| format!("  f{n}: 1\n")).collect();
+        let (result, warnings) = read(&format!("spec:\n{fields}  replicas: two\n"));
+        assert!(
+            result
+                .unwrap_err()
+                .to_string()
+                .contains(" line 27: spec.replicas")
+        );
+        assert_eq!(
+            warnings[20],
+            "decodeDeployment: and 5 more unknown fields were dropped"
+        );
+    }
+
+    #[test]
+    fn twenty_thousand_containers_are_read() {
+        let containers: String = (0..20_000)
+            .map(|n| format!("      - name: c{n}\n"))
+            .collect();
+        let text = format!("spec:\n  template:\n    spec:\n      containers:\n{containers}");
+        let deployment = read(&text).0.unwrap();
+        let containers = deployment.spec.template.spec.unwrap().containers;
+        assert_eq!(containers.len(), 20_000);
+        assert_eq!(containers[19_999].name, "c19999");
+        let lines = Lines::new(&text);
+        assert_eq!(lines.item(None, "c19999"), Some(20_004));
+    }
+
+    #[test]
+    fn yaml_that_grows_or_nests_without_end_is_refused_with_key_and_line() {
+        let mut laughs = "a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n".to_owned();
+        for n in 1..12 {
+            let item = format!("*a{}, ", n - 1).repeat(9);
+            laughs.push_str(&format!("a{n}: &a{n} [{item}]\n"));
+        }
+        let nested = format!("a: {}1{}\n", "[".repeat(5_000), "]".repeat(5_000));
+        let indented: String = (0..3_000)
+            .map(|n| format!("{}a:\n", " ".repeat(n)))
+            .collect();
+        for text in [laughs, nested, indented] {
+            let error = yaml("decodeDeployment", &text).unwrap_err().to_string();
+            assert!(error.starts_with("decodeDeployment line "), "{error}");
+            assert!(error.len() < 1000, "{error}");
+        }
     }
 
     #[test]

@@ -5,12 +5,25 @@
 use super::artifacts::Artifacts;
 use super::names::{self, Role};
 use crate::api::ModelService;
-use crate::gotemplate::{Error, Functions, Limits, Template, Value};
+use std::sync::{Mutex, PoisonError};
+
+use crate::gotemplate::{Error, Functions, Limits, Spent, Template, Value};
+
+/// How much all texts of one ModelService and its base may use together; each one alone has
+/// [`Limits::default`].
+const TOGETHER: Limits = Limits {
+    output_bytes: 2 << 20,
+    steps: 400_000,
+    work_bytes: 64 << 20,
+    depth: 100,
+};
 
 /// Renders text for one ModelService.
 pub struct Renderer {
     data: Value,
     functions: Functions,
+    /// What the texts so far have used.
+    spent: Mutex<Spent>,
 }
 
 impl Renderer {
@@ -73,19 +86,27 @@ impl Renderer {
                 None => Err(format!("spec.routing.ports has no port named {wanted:?}")),
             }
         });
-        Self { data, functions }
+        Self {
+            data,
+            functions,
+            spent: Mutex::default(),
+        }
     }
 
     /// Renders one text; `key` is how errors name it.
     ///
     /// # Errors
     /// With key, line and column, for anything Go's engine would refuse and for the
-    /// functions this one refuses.
+    /// functions this one refuses. Also when this text and those before it, together, make
+    /// too much.
     pub fn render(&self, key: &str, text: &str) -> Result<String, Error> {
-        Template::parse(key, text, &self.functions)?.render(
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        Template::parse(key, text, &self.functions)?.render_after(
             &self.data,
             &self.functions,
             &Limits::default(),
+            &TOGETHER,
+            &mut spent,
         )
     }
 }

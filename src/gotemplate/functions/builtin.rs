@@ -3,144 +3,183 @@
 use std::cmp::Ordering;
 
 use super::super::{Value, format};
-use super::{Functions, Outcome, exactly, int, string};
+use super::conversions::to_int;
+use super::{Functions, Outcome, string};
 
 pub(super) fn add(functions: &mut Functions) {
-    functions.add("not", |args| {
-        exactly::<1>(args).map(|[value]| Value::Bool(!value.truth()))
-    });
-    functions.add("print", |args| Ok(format::print(args).into()));
-    functions.add("println", |args| {
+    functions.add("not", "a", |args| Ok(Value::Bool(!args[0].truth())));
+    functions.add("print", "a*", |args| Ok(format::print(args).into()));
+    functions.add("println", "a*", |args| {
         Ok((args.iter().map(format::plain).collect::<Vec<_>>().join(" ") + "\n").into())
     });
-    functions.add("printf", |args| {
-        let (format, args) = args.split_first().ok_or("wants a format")?;
-        Ok(format::printf(string(format)?, args)?.into())
+    functions.add("printf", "sa*", |args| {
+        Ok(format::printf(string(&args[0]), &args[1..])?.into())
     });
-    functions.add("len", len);
-    functions.add("index", index);
-    functions.add("slice", slice);
-    functions.add("eq", |args| {
-        let (first, rest) = args
-            .split_first()
-            .filter(|(_, rest)| !rest.is_empty())
-            .ok_or("missing argument for comparison")?;
-        for other in rest {
-            if equal(first, other)? {
+    functions.add("len", "a", len);
+    functions.add("index", "aa*", index);
+    functions.add("slice", "aa*", slice);
+    functions.alias("mustSlice", "slice");
+    functions.add("call", "aa*", |args| match &args[0] {
+        Value::Nil => Err("call of nil".to_owned()),
+        other => Err(format!("non-function of type {}", other.type_name())),
+    });
+    functions.add("eq", "aa*", |args| {
+        if args.len() < 2 {
+            return Err("missing argument for comparison".to_owned());
+        }
+        for other in &args[1..] {
+            if equal(&args[0], other)? {
                 return Ok(Value::Bool(true));
             }
         }
         Ok(Value::Bool(false))
     });
-    functions.add("ne", |args| {
-        let [a, b] = exactly::<2>(args)?;
-        Ok(Value::Bool(!equal(a, b)?))
+    functions.add("ne", "aa", |args| {
+        Ok(Value::Bool(!equal(&args[0], &args[1])?))
     });
-    functions.add("lt", |args| compare(args, |order| order == Ordering::Less));
-    functions.add("le", |args| {
-        compare(args, |order| order != Ordering::Greater)
+    functions.add("lt", "aa", |args| {
+        compare(args, |order| order == Some(Ordering::Less))
     });
-    functions.add("gt", |args| {
-        compare(args, |order| order == Ordering::Greater)
+    functions.add("le", "aa", |args| {
+        compare(args, |order| {
+            matches!(order, Some(Ordering::Less | Ordering::Equal))
+        })
     });
-    functions.add("ge", |args| compare(args, |order| order != Ordering::Less));
-    functions.add("html", |args| Ok(escape(&format::print(args), html).into()));
-    functions.add("js", |args| Ok(escape(&format::print(args), js).into()));
-    functions.add("urlquery", |args| Ok(urlquery(&format::print(args)).into()));
+    // As in Go, these are the opposites of the two above; it matters for NaN only.
+    functions.add("gt", "aa", |args| {
+        compare(args, |order| {
+            !matches!(order, Some(Ordering::Less | Ordering::Equal))
+        })
+    });
+    functions.add("ge", "aa", |args| {
+        compare(args, |order| order != Some(Ordering::Less))
+    });
+    functions.add("html", "a*", |args| Ok(escape(&shown(args), html).into()));
+    functions.add("js", "a*", |args| Ok(escape(&shown(args), js).into()));
+    functions.add("urlquery", "a*", |args| Ok(urlquery(&shown(args)).into()));
 }
 
-fn equal(a: &Value, b: &Value) -> Result<bool, String> {
-    match (a, b) {
-        (Value::List(_) | Value::Map(_) | Value::Struct(_), _)
-        | (_, Value::List(_) | Value::Map(_) | Value::Struct(_)) => {
-            if matches!(a, Value::Nil) || matches!(b, Value::Nil) {
-                return Ok(false);
-            }
-            Err("non-comparable type".to_owned())
-        }
-        (Value::Nil, _) | (_, Value::Nil) => Ok(a == b),
-        // Numbers from YAML have no type of their own; `3` equals `3.0`.
-        (Value::Int(int), Value::Float(float)) | (Value::Float(float), Value::Int(int)) => {
-            Ok((*int as f64 - *float).abs() == 0.0)
-        }
-        _ if std::mem::discriminant(a) == std::mem::discriminant(b) => Ok(a == b),
-        _ => Err("incompatible types for comparison".to_owned()),
+/// What is escaped: as actions print it.
+fn shown(args: &[Value]) -> String {
+    match args {
+        [one] => format::action(one),
+        many => format::print(many),
     }
 }
 
-fn compare(args: &[Value], test: fn(Ordering) -> bool) -> Outcome {
-    let order = match exactly::<2>(args)? {
-        [Value::Int(a), Value::Int(b)] => a.cmp(b),
-        [Value::Float(a), Value::Float(b)] => a.partial_cmp(b).ok_or("not a number")?,
-        [Value::String(a), Value::String(b)] => a.cmp(b),
-        [
-            Value::Bool(_) | Value::List(_) | Value::Map(_) | Value::Nil,
-            _,
-        ] => {
+fn whole(value: &Value) -> Option<i64> {
+    match value {
+        Value::Int(number) | Value::Int64(number) => Some(*number),
+        _ => None,
+    }
+}
+
+fn equal(a: &Value, b: &Value) -> Result<bool, String> {
+    if let (Some(a), Some(b)) = (whole(a), whole(b)) {
+        return Ok(a == b);
+    }
+    match (a, b) {
+        (Value::Nil, Value::Nil) => Ok(true),
+        (Value::Nil, _) | (_, Value::Nil) => Ok(false),
+        (Value::Bool(a), Value::Bool(b)) => Ok(a == b),
+        (Value::Float(a), Value::Float(b)) => {
+            Ok((a - b).abs() == 0.0 || a.to_bits() == b.to_bits())
+        }
+        (Value::String(a), Value::String(b)) => Ok(a == b),
+        (a, b) if a.kind() == b.kind() => Err(format!("non-comparable type {}", a.type_name())),
+        (a, b) => Err(format!(
+            "incompatible types for comparison: {} and {}",
+            a.type_name(),
+            b.type_name()
+        )),
+    }
+}
+
+fn compare(args: &[Value], test: fn(Option<Ordering>) -> bool) -> Outcome {
+    let basic = |value: &Value| {
+        whole(value).is_some()
+            || matches!(value, Value::Float(_) | Value::String(_) | Value::Bool(_))
+    };
+    let order = match (&args[0], &args[1]) {
+        (a, b) if whole(a).is_some() && whole(b).is_some() => whole(a).partial_cmp(&whole(b)),
+        (Value::Float(a), Value::Float(b)) => a.partial_cmp(b),
+        (Value::String(a), Value::String(b)) => Some(a.cmp(b)),
+        (a, b) if !basic(a) || !basic(b) || matches!((a, b), (Value::Bool(_), Value::Bool(_))) => {
             return Err("invalid type for comparison".to_owned());
         }
-        _ => return Err("incompatible types for comparison".to_owned()),
+        (a, b) => {
+            return Err(format!(
+                "incompatible types for comparison: {} and {}",
+                a.type_name(),
+                b.type_name()
+            ));
+        }
     };
     Ok(Value::Bool(test(order)))
 }
 
 fn len(args: &[Value]) -> Outcome {
-    let [value] = exactly::<1>(args)?;
-    Ok(Value::Int(match value {
+    Ok(Value::Int(match &args[0] {
         Value::String(text) => text.len(),
-        Value::List(items) => items.len(),
-        Value::Map(fields) => fields.len(),
-        other => return Err(format!("len of type {}", other.kind())),
+        Value::List(list) => list.items.len(),
+        Value::Map(dict) => dict.read().len(),
+        other => return Err(format!("len of type {}", other.type_name())),
     } as i64))
 }
 
 fn index(args: &[Value]) -> Outcome {
-    let (value, keys) = args.split_first().ok_or("wants something to index")?;
-    let mut value = value;
-    for (position, key) in keys.iter().enumerate() {
-        let last = position + 1 == keys.len();
-        value = match (value, key) {
-            (Value::List(items), Value::Int(at)) => usize::try_from(*at)
+    if matches!(args[0], Value::Nil) {
+        return Err("index of untyped nil".to_owned());
+    }
+    let mut value = args[0].clone();
+    for key in &args[1..] {
+        let at = |length: usize| match whole(key) {
+            Some(at) => usize::try_from(at)
                 .ok()
-                .and_then(|at| items.get(at))
-                .ok_or_else(|| format!("index out of range: {at}"))?,
-            (Value::String(text), Value::Int(at)) if last => {
-                return usize::try_from(*at)
-                    .ok()
-                    .and_then(|at| text.as_bytes().get(at))
-                    .map(|byte| Value::Int(i64::from(*byte)))
-                    .ok_or_else(|| format!("index out of range: {at}"));
-            }
-            (Value::Map(fields), Value::String(key)) => fields.get(key).unwrap_or(&Value::Nil),
-            (Value::Nil, _) => return Err("index of untyped nil".to_owned()),
-            (value, key) => {
-                return Err(format!("can't index {} with {}", value.kind(), key.kind()));
-            }
+                .filter(|at| *at < length)
+                .ok_or_else(|| format!("index out of range: {at}")),
+            None => Err(format!(
+                "cannot index slice/array with type {}",
+                key.type_name()
+            )),
+        };
+        value = match &value {
+            Value::List(list) => list.items[at(list.items.len())?].clone(),
+            Value::String(text) => Value::Int(i64::from(text.as_bytes()[at(text.len())?])),
+            Value::Map(dict) => match key {
+                Value::String(key) => dict.read().get(key).cloned().unwrap_or_default(),
+                other => {
+                    return Err(format!(
+                        "value has type {}; should be string",
+                        other.type_name()
+                    ));
+                }
+            },
+            Value::Nil => return Err("index of nil pointer".to_owned()),
+            other => return Err(format!("can't index item of type {}", other.type_name())),
         };
     }
-    Ok(value.clone())
+    Ok(value)
 }
 
+/// sprig's slice has taken the place of Go's: lists only.
 fn slice(args: &[Value]) -> Outcome {
-    let (value, bounds) = args.split_first().ok_or("wants something to slice")?;
-    let bounds: Vec<usize> = bounds
-        .iter()
-        .map(|bound| {
-            int(bound)
-                .and_then(|at| usize::try_from(at).map_err(|_| format!("index out of range: {at}")))
-        })
-        .collect::<Result<_, _>>()?;
-    // sprig's slice has taken the place of Go's: lists only.
-    let Value::List(items) = value else {
+    let Value::List(list) = &args[0] else {
         return Err(format!(
             "list should be type of slice or array but {}",
-            value.kind()
+            args[0].kind()
         ));
     };
-    let from = bounds.first().copied().unwrap_or(0);
-    let to = bounds.get(1).copied().unwrap_or(items.len());
-    match items.get(from..to) {
-        Some(cut) => Ok(Value::List(cut.to_vec())),
+    if list.items.is_empty() {
+        return Ok(Value::Nil);
+    }
+    let bound = |index: usize, default: usize| match args.get(index) {
+        Some(bound) => usize::try_from(to_int(bound)).map_err(|_| "slice index out of range"),
+        None => Ok(default),
+    };
+    let (from, to) = (bound(1, 0)?, bound(2, list.items.len())?);
+    match list.items.get(from..to) {
+        Some(part) => Ok(Value::list_of(list.of, part.to_vec())),
         None => Err(format!("index out of range: [{from}:{to}]")),
     }
 }
@@ -178,7 +217,7 @@ fn js(c: char) -> Option<String> {
         '>' => "\\u003E".to_owned(),
         '&' => "\\u0026".to_owned(),
         '=' => "\\u003D".to_owned(),
-        c if (c as u32) < 0x20 => format!("\\u{:04X}", c as u32),
+        c if (c as u32) < 0x20 || !format::is_graphic(c) => format!("\\u{:04X}", c as u32),
         _ => return None,
     })
 }

@@ -2,6 +2,8 @@
 //! names, not YAML: good enough for a message, never for a decision.
 #![deny(clippy::disallowed_methods)]
 
+use std::collections::HashMap;
+
 /// The line, from 1, of a field: each name of the path is looked for below the one before,
 /// and what shorthand leaves out is passed over. Good enough for a message, never for a
 /// decision.
@@ -51,55 +53,85 @@ pub(super) fn line_of(text: &str, path: &[String]) -> Option<u64> {
     found.map(|line| line as u64 + 1)
 }
 
-/// The line, from 1, that gives a list item its name, such as an env entry: looked for
-/// below the item called `within` where there is one. For messages only.
-pub fn line_of_item(text: &str, within: Option<&str>, name: &str) -> Option<u64> {
-    let lines: Vec<&str> = text.lines().collect();
-    let names = |line: &str, wanted: &str| {
-        unlisted(line)
-            .trim_start_matches('{')
-            .trim_start()
-            .strip_prefix("name:")
-            .map(|rest| rest.split([',', '}', '#']).next().unwrap_or_default())
-            .is_some_and(|value| value.trim().trim_matches(['"', '\'']) == wanted)
-    };
-    let find = |from: usize, wanted: &str| {
-        lines[from..]
-            .iter()
-            .position(|line| names(line, wanted))
-            .map(|position| position + from)
-    };
-    let from = within.and_then(|within| find(0, within)).unwrap_or(0);
-    // A container may give its env before its name.
-    find(from, name)
-        .or_else(|| find(0, name))
-        .map(|line| line as u64 + 1)
+/// Where names and fields are written in one text: looked for once, for all questions.
+pub struct Lines<'t> {
+    /// Lines, from 0, that say `name: x`, by `x`.
+    items: HashMap<&'t str, Vec<usize>>,
+    /// Lines, from 0, that say `x:`, by `x`; also in the middle of a line.
+    fields: HashMap<&'t str, Vec<usize>>,
 }
 
-/// The line, from 1, of the first field of that name, below the item called `within`
-/// where there is one. For messages only.
+impl<'t> Lines<'t> {
+    /// Reads the text once.
+    pub fn new(text: &'t str) -> Self {
+        let (mut items, mut fields) = (HashMap::new(), HashMap::new());
+        let add = |to: &mut HashMap<&'t str, Vec<usize>>, word, line| {
+            let lines = to.entry(word).or_default();
+            if lines.last() != Some(&line) {
+                lines.push(line);
+            }
+        };
+        for (number, line) in text.lines().enumerate() {
+            if let Some(name) = item_name(line) {
+                add(&mut items, name, number);
+            }
+            if line.trim_start().starts_with('#') {
+                continue;
+            }
+            for (colon, _) in line.match_indices(':') {
+                let start = line[..colon].rfind([' ', '{', ',']).map_or(0, |at| at + 1);
+                add(&mut fields, &line[start..colon], number);
+            }
+        }
+        Self { items, fields }
+    }
+
+    /// The line, from 1, that gives a list item its name, such as an env entry: looked for
+    /// below the item called `within` where there is one. For messages only.
+    pub fn item(&self, within: Option<&str>, name: &str) -> Option<u64> {
+        // A container may give its env before its name.
+        first(&self.items, name, self.start(within))
+    }
+
+    /// The line, from 1, of the first field of that name, below the item called `within`
+    /// where there is one. For messages only.
+    pub fn field(&self, within: Option<&str>, field: &str) -> Option<u64> {
+        first(&self.fields, field, self.start(within))
+    }
+
+    fn start(&self, within: Option<&str>) -> usize {
+        within
+            .and_then(|within| self.items.get(within)?.first())
+            .map_or(0, |line| *line)
+    }
+}
+
+/// The first line at or after `from`, or else the first of all.
+fn first(lines: &HashMap<&str, Vec<usize>>, word: &str, from: usize) -> Option<u64> {
+    let lines = lines.get(word)?;
+    let after = lines.partition_point(|line| *line < from);
+    let line = lines.get(after).or_else(|| lines.first())?;
+    Some(*line as u64 + 1)
+}
+
+/// The name a line gives to a list item.
+fn item_name(line: &str) -> Option<&str> {
+    let rest = unlisted(line)
+        .trim_start_matches('{')
+        .trim_start()
+        .strip_prefix("name:")?;
+    let value = rest.split([',', '}', '#']).next().unwrap_or_default();
+    Some(value.trim().trim_matches(['"', '\'']))
+}
+
+/// [`Lines::item`] for one question. For many about one text, make [`Lines`] once.
+pub fn line_of_item(text: &str, within: Option<&str>, name: &str) -> Option<u64> {
+    Lines::new(text).item(within, name)
+}
+
+/// [`Lines::field`] for one question. For many about one text, make [`Lines`] once.
 pub fn line_of_field(text: &str, within: Option<&str>, field: &str) -> Option<u64> {
-    let wanted = format!("{field}:");
-    // Also in the middle of a line: `securityContext: {privileged: true}`.
-    let says = |line: &str| {
-        let found = line.find(&wanted);
-        found.is_some_and(|at| {
-            let before = line[..at].chars().next_back();
-            before.is_none_or(|c| c == ' ' || c == '{' || c == ',')
-        })
-    };
-    let find = |from: usize| {
-        text.lines()
-            .enumerate()
-            .skip(from)
-            .find(|(_, line)| !line.trim_start().starts_with('#') && says(line))
-    };
-    let from = within
-        .and_then(|within| line_of_item(text, None, within))
-        .map_or(0, |line| line as usize - 1);
-    find(from)
-        .or_else(|| find(0))
-        .map(|(line, _)| line as u64 + 1)
+    Lines::new(text).field(within, field)
 }
 
 /// A line without its indent and the dash of a list item.
