@@ -98,7 +98,7 @@ async fn explain(client: &Client, facts: &Facts, deployment: &Deployment) -> Res
             source,
         })?;
     let name = deployment.name_any();
-    let image_place = |container: &str| facts.written(&name)?.images.get(container);
+    let image_place = |container: &str| Some(facts.written(&name)?.sources.image(container));
     let reason = pods
         .items
         .iter()
@@ -124,10 +124,7 @@ async fn explain(client: &Client, facts: &Facts, deployment: &Deployment) -> Res
 /// What keeps one pod from being ready, if it is more than time: the trouble, then in
 /// parentheses which pod says what about it. `image_place` tells who chose the image of a
 /// container. PURE.
-pub fn pod_trouble<'a>(
-    pod: &Pod,
-    image_place: &dyn Fn(&str) -> Option<&'a Place>,
-) -> Option<String> {
+pub fn pod_trouble(pod: &Pod, image_place: &dyn Fn(&str) -> Option<Place>) -> Option<String> {
     let status = pod.status.as_ref()?;
     let name = pod.name_any();
     let containers = status
@@ -153,9 +150,9 @@ pub fn pod_trouble<'a>(
 }
 
 /// The trouble of a container, and what the kubelet says about it at this moment.
-fn container_trouble<'a>(
+fn container_trouble(
     container: &ContainerStatus,
-    image_place: &dyn Fn(&str) -> Option<&'a Place>,
+    image_place: &dyn Fn(&str) -> Option<Place>,
 ) -> Option<(String, String)> {
     let state = container.state.as_ref()?;
     let exited = |code: i32| format!("exits with code {code}");
@@ -302,7 +299,7 @@ mod tests {
         let waiting =
             json!({"state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}});
         assert_eq!(
-            pod_trouble(&pod(&waiting), &|_| Some(&place)).unwrap(),
+            pod_trouble(&pod(&waiting), &|_| Some(place.clone())).unwrap(),
             "container vllm: image \"x:1\", from ConfigMap ns/b: decodeDeployment (line 9), \
              cannot be pulled (pod d-1: ErrImagePull not found)"
         );

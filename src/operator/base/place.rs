@@ -1,11 +1,8 @@
 //! A merged field -> where its author wrote it: object, key and line of the base config, or
 //! the field of the ModelService. PURE. For messages only, never for a decision.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-
-use k8s_openapi::api::core::v1::PodSpec;
 
 use super::{Base, BaseDeployment};
 use crate::api::ModelService;
@@ -219,18 +216,8 @@ impl Sources {
         }
     }
 
-    /// Per container with an image: where the image was written.
-    pub fn images(&self, pod: &PodSpec) -> BTreeMap<String, Place> {
-        let containers = pod
-            .containers
-            .iter()
-            .chain(pod.init_containers.iter().flatten());
-        containers
-            .map(|container| (container.name.clone(), self.image(&container.name)))
-            .collect()
-    }
-
-    fn image(&self, container: &str) -> Place {
+    /// Where a container's image was written.
+    pub fn image(&self, container: &str) -> Place {
         let says = |image: Option<&String>| image.is_some_and(|image| !image.is_empty());
         if let Some((field, _)) = self
             .specs(container)

@@ -153,7 +153,6 @@ fn engines(
     let builtin = base.map_or(!context.base.is_old_form(), BaseDeployment::is_filled);
     let sources = Sources::of_role(context.ms, &context.base, role);
     let pod = merge::pod_spec(&mut deployment);
-    let images = sources.images(pod);
     let lacks_image = pod
         .containers
         .iter()
@@ -167,7 +166,6 @@ fn engines(
         deployment,
         filled,
         sources,
-        images,
         keep_live_replicas: context.ms.spec.decouple_scaling == Some(true),
     };
     let ports = ports::decide(&written, has_sidecar(role, &written), serving, findings);

@@ -49,12 +49,10 @@ pub(super) fn epp(context: &Context<'_>) -> Option<Epp> {
         );
     }
     let sources = Sources::of_epp(context.ms, &context.base);
-    let images = sources.images(merge::pod_spec(&mut deployment));
     let written = Written {
         deployment,
         filled,
         sources,
-        images,
         keep_live_replicas: false,
     };
     let container = written

@@ -2,12 +2,10 @@
 //! whether the built-in base fills what they left out. PURE.
 #![deny(clippy::disallowed_methods)]
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
-use crate::operator::base::{Place, Sources};
+use crate::operator::base::Sources;
 
 /// Pods as people wrote them.
 #[derive(Clone, Debug)]
@@ -18,8 +16,6 @@ pub struct Written {
     pub filled: bool,
     /// Where each part was written.
     pub sources: Sources,
-    /// Per container: who chose its image, for when it cannot be pulled.
-    pub images: BTreeMap<String, Place>,
     /// Leave replicas to an autoscaler.
     pub keep_live_replicas: bool,
 }
