@@ -13,6 +13,8 @@ pub const GROUP: &str = "llm-d.ai";
 pub const LABEL_INFERENCE_SERVING: &str = "llm-d.ai/inferenceServing";
 /// The sanitized model name; also part of the InferencePool's selector.
 pub const LABEL_MODEL: &str = "llm-d.ai/model";
+/// On every prefill and decode pod: whose it is. Models' names may be shared, this is not.
+pub const LABEL_MODEL_SERVICE: &str = "llm-d.ai/modelservice";
 /// `prefill` or `decode`.
 pub const LABEL_ROLE: &str = "llm-d.ai/role";
 /// On the EPP's pods and Service: the EPP Deployment's name.

@@ -28,7 +28,7 @@ use kube::ResourceExt as _;
 
 pub use self::engines::Engines;
 pub use self::epp::Epp;
-pub use self::identity::Identity;
+pub use self::identity::{Identity, Labels, RoleLabels};
 pub use self::kv_events::{FLAG as KV_EVENTS_FLAG, KvEvents};
 pub use self::ports::Ports;
 pub(in crate::operator) use self::ports::{BEHIND_SIDECAR, takes_flags};
@@ -143,7 +143,7 @@ pub fn decide(
         settings,
         ms,
         resolved,
-        identity: Identity::of(ms),
+        identity: Identity::of(ms, resolved),
         base,
     };
 

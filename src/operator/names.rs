@@ -47,8 +47,23 @@ pub fn prefill_pods(ms: &str) -> String {
 }
 
 /// Name of the account of prefill and decode pods.
+///
+/// `x-epp-sa` is the account of the EPP of `x`, so `x-epp` needs another one for its engines.
 pub fn pd_service_account(ms: &str) -> String {
+    if ms.len() <= COMPATIBLE && sanitize(ms).ends_with("-epp") {
+        return hashed(ms, "-sa");
+    }
     child(ms, "-sa")
+}
+
+/// The value of the label that says whose a pod is: the name, or what a label can hold of it
+/// with a hash, so that no two ModelServices have the same.
+pub fn label(ms: &str) -> String {
+    if ms.len() <= LIMIT {
+        ms.to_owned()
+    } else {
+        hashed(ms, "")
+    }
 }
 
 /// Name of the EPP's Deployment, and the value of its label.
@@ -95,6 +110,10 @@ fn child(ms: &str, suffix: &str) -> String {
     if ms.len() <= COMPATIBLE {
         return sanitize(&format!("{ms}{suffix}"));
     }
+    hashed(ms, suffix)
+}
+
+fn hashed(ms: &str, suffix: &str) -> String {
     let digest = Sha256::digest(ms.as_bytes());
     let hash: String = digest
         .iter()
@@ -177,6 +196,24 @@ mod tests {
             names.dedup();
             assert_eq!(names.len(), count);
         }
+    }
+
+    #[test]
+    fn the_engines_of_x_epp_do_not_run_as_the_epp_of_x() {
+        assert_eq!(pd_service_account("x"), "x-sa");
+        assert_ne!(pd_service_account("x-epp"), epp_service_account("x"));
+        assert!(pd_service_account("x-epp").ends_with("-sa"));
+    }
+
+    #[test]
+    fn labels_tell_any_two_modelservices_apart() {
+        assert_eq!(label("my.model"), "my.model");
+        let (a, b) = (
+            format!("{}a", "x".repeat(252)),
+            format!("{}b", "x".repeat(252)),
+        );
+        assert!(label(&a).len() <= 63);
+        assert_ne!(label(&a), label(&b));
     }
 
     #[test]

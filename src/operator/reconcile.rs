@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
+use kube::runtime::reflector::Store;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 
@@ -19,6 +20,7 @@ use super::events::{self, Recorder};
 use super::facts::{self, Facts};
 use super::finding::Finding;
 use super::metrics::{Metrics, ResultLabel};
+use super::names;
 use super::observe::{self, Observed};
 use super::render;
 use super::resolve;
@@ -51,6 +53,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Publishes events.
     pub recorder: Arc<Recorder>,
+    /// Every ModelService, as the watch knows them.
+    pub modelservices: Store<ModelService>,
     /// Failures in a row, per ModelService.
     pub failures: Mutex<HashMap<String, u32>>,
 }
@@ -128,7 +132,15 @@ async fn pipeline(
     context: &Context,
     progress: &mut Progress,
 ) -> Result<(), Error> {
-    let resolved = resolve::resolve(&context.client, &context.settings, context.served, ms).await?;
+    let namesakes = namesakes(context, ms);
+    let resolved = resolve::resolve(
+        &context.client,
+        &context.settings,
+        context.served,
+        namesakes,
+        ms,
+    )
+    .await?;
     let facts = facts::decide(&context.settings, ms, &resolved, &mut progress.findings)?;
     let desired = render::render(&facts);
     check::check(&facts, &desired)?;
@@ -156,6 +168,21 @@ async fn pipeline(
         *current = set_finalizer(ms, context, false).await?;
     }
     Ok(())
+}
+
+/// Other ModelServices of the namespace whose pods look alike but for the label of their own.
+fn namesakes(context: &Context, ms: &ModelService) -> Vec<String> {
+    let label = names::sanitize(&ms.spec.routing.model_name);
+    let mut names: Vec<String> = context
+        .modelservices
+        .state()
+        .iter()
+        .filter(|other| other.namespace() == ms.namespace() && other.name_any() != ms.name_any())
+        .filter(|other| names::sanitize(&other.spec.routing.model_name) == label)
+        .map(|other| other.name_any())
+        .collect();
+    names.sort();
+    names
 }
 
 fn reaches_elsewhere(desired: &Children<Desired>) -> bool {

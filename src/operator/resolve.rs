@@ -4,13 +4,15 @@
 //! makes this stage fail in a way that is retried.
 
 use base64::Engine as _;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::Value;
 
-use super::names;
+use super::names::{self, Role};
 use super::resolved::{
-    BaseConfig, GatewayFacts, Generated, REDIS_PASSWORD_KEY, RedisFacts, Resolved, Served,
+    BaseConfig, GatewayFacts, Generated, LiveEngines, REDIS_PASSWORD_KEY, RedisFacts, Resolved,
+    Served,
 };
 use super::settings::Settings;
 use crate::api::ModelService;
@@ -64,14 +66,18 @@ pub async fn resolve(
     client: &Client,
     settings: &Settings,
     served: Served,
+    namesakes: Vec<String>,
     ms: &ModelService,
 ) -> Result<Resolved, Error> {
     let namespace = ms.namespace().unwrap_or_default();
-    let (base, gateways, redis, route_rules) = tokio::try_join!(
+    let name = ms.name_any();
+    let (base, gateways, redis, route_rules, live_decode, live_prefill) = tokio::try_join!(
         base_config(client, settings, ms, &namespace),
         gateways(client, served, ms, &namespace),
         redis(client, &namespace),
         foreign_route_rules(client, served, ms, &namespace),
+        live_engines(client, &namespace, names::deployment(&name, Role::Decode)),
+        live_engines(client, &namespace, names::deployment(&name, Role::Prefill)),
     )?;
     Ok(Resolved {
         base,
@@ -82,7 +88,35 @@ pub async fn resolve(
         epp_secret: fresh_secret(),
         route_rules_foreign: route_rules.is_some(),
         route_rules: route_rules.unwrap_or_default(),
+        live_decode,
+        live_prefill,
+        namesakes,
     })
+}
+
+async fn live_engines(
+    client: &Client,
+    namespace: &str,
+    name: String,
+) -> Result<Option<LiveEngines>, Error> {
+    let found = Api::<Deployment>::namespaced(client.clone(), namespace)
+        .get_opt(&name)
+        .await
+        .map_err(read("Deployment", namespace, &name))?;
+    Ok(found.map(|deployment| {
+        let wanted = deployment.spec.replicas.unwrap_or(1);
+        let status = deployment.status.clone().unwrap_or_default();
+        let updated = status.updated_replicas.unwrap_or(0);
+        let template = deployment.spec.template.metadata.clone();
+        LiveEngines {
+            rolled_out: status.observed_generation >= deployment.metadata.generation
+                && updated >= wanted
+                && status.replicas.unwrap_or(0) == updated
+                && status.available_replicas.unwrap_or(0) >= wanted,
+            selector: deployment.spec.selector.match_labels.unwrap_or_default(),
+            template_labels: template.and_then(|meta| meta.labels).unwrap_or_default(),
+        }
+    }))
 }
 
 async fn base_config(

@@ -29,6 +29,23 @@ pub struct Resolved {
     pub route_rules_foreign: bool,
     /// Those rules, verbatim; empty where there are none.
     pub route_rules: Vec<Value>,
+    /// The live Deployment of decode engines.
+    pub live_decode: Option<LiveEngines>,
+    /// The live Deployment of prefill engines.
+    pub live_prefill: Option<LiveEngines>,
+    /// Other ModelServices of the namespace whose model's name gives the same label.
+    pub namesakes: Vec<String>,
+}
+
+/// What a live Deployment of engines says of its pods.
+#[derive(Clone, Debug, Default)]
+pub struct LiveEngines {
+    /// Its selector, which cannot change.
+    pub selector: BTreeMap<String, String>,
+    /// Labels of the pods it makes.
+    pub template_labels: BTreeMap<String, String>,
+    /// Every pod that it has is of that template.
+    pub rolled_out: bool,
 }
 
 /// A base ConfigMap.

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::events::Recorder;
 use super::metrics::Metrics;
+use super::names;
 use super::reconcile::{Context, on_error, reconcile};
 use super::resolved::{PoolVersion, Served};
 use super::served;
@@ -52,12 +53,14 @@ pub async fn run(
     let recorder = Arc::new(Recorder::new(client.clone(), instance));
     while !shutdown.begun() {
         tracing::info!(served = ?served_now, "watching");
+        let controller = controller(&client, served_now);
         let context = Arc::new(Context {
             client: client.clone(),
             settings: settings.clone(),
             served: served_now,
             metrics: metrics.clone(),
             recorder: Arc::clone(&recorder),
+            modelservices: controller.store(),
             failures: Mutex::new(HashMap::new()),
         });
         let stop = CancellationToken::new();
@@ -68,7 +71,7 @@ pub async fn run(
             stopper.cancel();
             Ok(())
         });
-        controller(&client, served_now)
+        controller
             .graceful_shutdown_on(stop.cancelled_owned())
             .run(reconcile, on_error, context)
             .for_each(|result| async move {
@@ -129,6 +132,10 @@ fn controller(client: &Client, served: Served) -> Controller<ModelService> {
         .owns(metadata::<ServiceAccount>(client), config.clone())
         .owns(metadata::<RoleBinding>(client), config.clone())
         .owns(metadata::<ConfigMap>(client), config.clone())
+        .watches(metadata::<ModelService>(client), config.clone(), {
+            let store = store.clone();
+            move |changed| namesakes(&store, &changed)
+        })
         .watches(metadata::<ConfigMap>(client), config.clone(), {
             let store = store.clone();
             move |map| users_of_base_config(&store, &map)
@@ -179,6 +186,25 @@ fn users_of_base_config(
                     .or(own);
                 reference.name.as_deref() == Some(name.as_str()) && wanted == namespace
             })
+    })
+}
+
+/// Those whose pods look alike: one that was made before labels told them apart moves when
+/// another comes.
+fn namesakes(
+    store: &Store<ModelService>,
+    changed: &PartialObjectMeta<ModelService>,
+) -> Vec<ObjectRef<ModelService>> {
+    let (namespace, name) = (changed.namespace(), changed.name_any());
+    let key = ObjectRef::new(&name).within(&namespace.clone().unwrap_or_default());
+    let Some(own) = store.get(&key) else {
+        return Vec::new();
+    };
+    let label = names::sanitize(&own.spec.routing.model_name);
+    refs(store, |ms| {
+        ms.namespace() == namespace
+            && ms.name_any() != name
+            && names::sanitize(&ms.spec.routing.model_name) == label
     })
 }
 

@@ -87,6 +87,7 @@ fn without_pools_the_epp_reads_labels_and_ports_from_the_args_the_operator_rende
         [
             "llm-d.ai/inferenceServing=true",
             "llm-d.ai/model=llama-3-2-1b",
+            "llm-d.ai/modelservice=llama-3-2-1b",
         ]
     );
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::view::{View, plan};
 use super::*;
 use crate::operator::children::{ChildKey, Object};
-use crate::operator::resolved::{BaseConfig, PoolVersion};
+use crate::operator::resolved::{BaseConfig, LiveEngines, PoolVersion};
 
 /// A service `m` of these parts over this base, on a cluster with everything.
 fn made(spec: Value, base: &[(&str, &str)]) -> View {
@@ -419,4 +419,71 @@ fn what_cannot_act_or_is_not_rendered_is_told() {
         "{:?}",
         view.warnings
     );
+}
+
+fn live(labels: &[(&str, &str)], template: &[(&str, &str)], rolled_out: bool) -> LiveEngines {
+    let map = |labels: &[(&str, &str)]| {
+        let pairs = labels
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        pairs.collect()
+    };
+    LiveEngines {
+        selector: map(labels),
+        template_labels: map(template),
+        rolled_out,
+    }
+}
+
+/// Selector of the Deployment, labels of its pods, selector of Service and pool: whether each
+/// tells whose the pods are.
+fn tells(live_decode: Option<LiveEngines>, namesakes: &[&str]) -> [bool; 4] {
+    let ms = json!({
+        "apiVersion": "llm-d.ai/v1alpha1", "kind": "ModelService",
+        "metadata": {"name": "m", "namespace": "ns"},
+        "spec": {"modelArtifacts": {"uri": "hf://o/m"}, "routing": {"modelName": "o/m"}, "decode": {}},
+    });
+    let resolved = Resolved {
+        served: Served {
+            inference_pool: Some(PoolVersion::V1),
+            ..Served::default()
+        },
+        live_decode,
+        namesakes: namesakes.iter().map(|name| (*name).to_owned()).collect(),
+        ..Resolved::default()
+    };
+    let ms = serde_json::from_value(ms).unwrap();
+    let view = plan(&Settings::default(), &ms, &resolved).unwrap();
+    let deployment = child(&view, ChildKey::DecodeDeployment);
+    let says = |labels: &Value| labels["llm-d.ai/modelservice"] == "m";
+    [
+        says(&deployment["spec"]["selector"]["matchLabels"]),
+        says(&deployment["spec"]["template"]["metadata"]["labels"]),
+        says(&child(&view, ChildKey::DecodeService)["spec"]["selector"]),
+        says(&child(&view, ChildKey::InferencePool)["spec"]["selector"]["matchLabels"]),
+    ]
+}
+
+#[test]
+fn pods_are_told_apart_by_their_modelservice() {
+    assert_eq!(tells(None, &[]), [true; 4]);
+    assert_eq!(tells(None, &["other"]), [true; 4]);
+}
+
+#[test]
+fn engines_made_before_the_label_keep_serving_while_they_get_it() {
+    let old = [("llm-d.ai/model", "o-m"), ("llm-d.ai/role", "decode")];
+    let new = [old[0], old[1], ("llm-d.ai/modelservice", "m")];
+    // Alone, nothing is touched: no pod is restarted.
+    assert_eq!(tells(Some(live(&old, &old, true)), &[]), [false; 4]);
+    // A namesake comes: the pods roll, and Services wait for them.
+    let namesake = &["other"][..];
+    let moving = [false, true, false, false];
+    assert_eq!(tells(Some(live(&old, &old, true)), namesake), moving);
+    assert_eq!(tells(Some(live(&old, &new, false)), namesake), moving);
+    let moved = [false, true, true, true];
+    assert_eq!(tells(Some(live(&old, &new, true)), namesake), moved);
+    // And stay so when the namesake goes.
+    assert_eq!(tells(Some(live(&old, &new, true)), &[]), moved);
+    assert_eq!(tells(Some(live(&new, &new, false)), &[]), [true; 4]);
 }

@@ -14,13 +14,17 @@ use crate::operator::{builtin, merge};
 /// The Deployment of one role.
 pub(super) fn deployment(facts: &Facts, engines: &Engines) -> Object {
     let identity = &facts.identity;
+    let labels = identity.role(engines.role);
     let mut deployment = engines.written.deployment.clone();
     merge::identity(
         &mut deployment,
         &names::deployment(&identity.name, engines.role),
         identity.namespace.as_deref(),
-        &identity.role_labels(engines.role),
+        &labels.pods,
     );
+    if let Some(selector) = &labels.kept_selector {
+        deployment.spec.selector.match_labels = Some(selector.clone());
+    }
     let pod = merge::pod_spec(&mut deployment);
     pod.service_account_name = Some(names::pd_service_account(&identity.name));
     merge::model_volume(pod, &facts.artifacts);

@@ -83,7 +83,7 @@ fn args(facts: &Facts) -> Vec<String> {
             ),
         ]
     } else {
-        let selector: Selector = identity.labels.clone().into_iter().collect();
+        let selector: Selector = identity.pool_labels().into_iter().collect();
         vec![
             format!("--endpoint-selector={selector}"),
             format!("--endpoint-target-ports={}", facts.routing.serving_port),

@@ -36,7 +36,7 @@ pub(super) fn pool(facts: &Facts) -> Option<Object> {
     v1.spec
         .selector
         .match_labels
-        .extend(facts.identity.labels.clone());
+        .extend(facts.identity.pool_labels());
     if v1.spec.target_ports.is_empty() {
         v1.spec.target_ports = vec![PoolPort {
             number: i32::from(facts.routing.serving_port),
@@ -73,7 +73,7 @@ pub(super) fn pool(facts: &Facts) -> Option<Object> {
 /// The old form in the old version: exactly what the Go operator made of it.
 fn alpha(facts: &Facts, mut pool: InferencePoolAlpha) -> Object {
     name(facts, &mut pool.metadata);
-    pool.spec.selector.extend(facts.identity.labels.clone());
+    pool.spec.selector.extend(facts.identity.pool_labels());
     pool.spec.extension_ref.get_or_insert_default().name = names::epp_service(&facts.identity.name);
     Object::InferencePoolAlpha(Box::new(pool))
 }
@@ -122,7 +122,7 @@ pub(super) fn inference_model(facts: &Facts) -> Option<Object> {
         .metadata
         .namespace
         .clone_from(&facts.identity.namespace);
-    model.metadata.labels = Some(facts.identity.labels.clone());
+    model.metadata.labels = Some(facts.identity.common.clone());
     model.spec.model_name.clone_from(&facts.identity.model_name);
     let pool: &mut PoolRef = model.spec.pool_ref.get_or_insert_default();
     pool.name = names::inference_pool(&facts.identity.name);

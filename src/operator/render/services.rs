@@ -19,7 +19,7 @@ pub(super) fn of_role(facts: &Facts, role: Role) -> Option<Object> {
     service.metadata.namespace.clone_from(&identity.namespace);
     let spec = service.spec.get_or_insert_default();
     let selector = spec.selector.get_or_insert_default();
-    selector.extend(identity.role_labels(role));
+    selector.extend(identity.role(role).service.clone());
     Some(Object::Service(Box::new(service)))
 }
 
@@ -50,7 +50,7 @@ pub(super) fn prefill_pods(facts: &Facts) -> Option<Object> {
         metadata: identity.meta(names::prefill_pods(&identity.name)),
         spec: Some(ServiceSpec {
             cluster_ip: Some(HEADLESS.to_owned()),
-            selector: Some(identity.role_labels(Role::Prefill)),
+            selector: Some(identity.prefill.service.clone()),
             ports: Some(vec![ServicePort {
                 name: Some("http".to_owned()),
                 protocol: Some("TCP".to_owned()),
