@@ -25,6 +25,7 @@ pub mod leader;
 pub mod merge;
 pub mod metrics;
 pub mod names;
+pub mod neighbours;
 pub mod observe;
 pub mod rbac;
 pub mod reconcile;

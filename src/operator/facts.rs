@@ -34,7 +34,7 @@ pub use self::ports::Ports;
 pub(in crate::operator) use self::ports::{BEHIND_SIDECAR, takes_flags};
 pub use self::prefillers::Prefillers;
 pub use self::redis::{ExternalRedis, OurRedis, Redis, redacted, redis_url};
-pub use self::routing::{FilterFacts, RouteFacts, Routing};
+pub use self::routing::{FilterFacts, RouteFacts, Routing, hostnames};
 pub use self::written::Written;
 use super::artifacts::Artifacts;
 use super::base::{self, Base};

@@ -20,7 +20,7 @@ use super::events::{self, Recorder};
 use super::facts::{self, Facts};
 use super::finding::Finding;
 use super::metrics::{Metrics, ResultLabel};
-use super::names;
+use super::neighbours::Neighbours;
 use super::observe::{self, Observed};
 use super::render;
 use super::resolve;
@@ -132,12 +132,13 @@ async fn pipeline(
     context: &Context,
     progress: &mut Progress,
 ) -> Result<(), Error> {
-    let namesakes = namesakes(context, ms);
+    let all = context.modelservices.state();
+    let neighbours = Neighbours::of(ms, all.iter().map(AsRef::as_ref));
     let resolved = resolve::resolve(
         &context.client,
         &context.settings,
         context.served,
-        namesakes,
+        neighbours,
         ms,
     )
     .await?;
@@ -168,21 +169,6 @@ async fn pipeline(
         *current = set_finalizer(ms, context, false).await?;
     }
     Ok(())
-}
-
-/// Other ModelServices of the namespace whose pods look alike but for the label of their own.
-fn namesakes(context: &Context, ms: &ModelService) -> Vec<String> {
-    let label = names::sanitize(&ms.spec.routing.model_name);
-    let mut names: Vec<String> = context
-        .modelservices
-        .state()
-        .iter()
-        .filter(|other| other.namespace() == ms.namespace() && other.name_any() != ms.name_any())
-        .filter(|other| names::sanitize(&other.spec.routing.model_name) == label)
-        .map(|other| other.name_any())
-        .collect();
-    names.sort();
-    names
 }
 
 fn reaches_elsewhere(desired: &Children<Desired>) -> bool {

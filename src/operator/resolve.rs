@@ -9,10 +9,12 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::Value;
 
+use super::facts::hostnames;
 use super::names::{self, Role};
+use super::neighbours::{Elder, Neighbours};
 use super::resolved::{
-    BaseConfig, GatewayFacts, Generated, LiveEngines, REDIS_PASSWORD_KEY, RedisFacts, Resolved,
-    Served,
+    BaseConfig, ElderRoute, GatewayFacts, Generated, LiveEngines, REDIS_PASSWORD_KEY, RedisFacts,
+    Resolved, Served,
 };
 use super::settings::Settings;
 use crate::api::ModelService;
@@ -66,16 +68,17 @@ pub async fn resolve(
     client: &Client,
     settings: &Settings,
     served: Served,
-    namesakes: Vec<String>,
+    neighbours: Neighbours,
     ms: &ModelService,
 ) -> Result<Resolved, Error> {
     let namespace = ms.namespace().unwrap_or_default();
     let name = ms.name_any();
-    let (base, gateways, redis, route_rules, live_decode, live_prefill) = tokio::try_join!(
+    let (base, gateways, redis, route_rules, elder_route, live_decode, live_prefill) = tokio::try_join!(
         base_config(client, settings, ms, &namespace),
         gateways(client, served, ms, &namespace),
         redis(client, &namespace),
         foreign_route_rules(client, served, ms, &namespace),
+        elder_route(client, served, neighbours.elder),
         live_engines(client, &namespace, names::deployment(&name, Role::Decode)),
         live_engines(client, &namespace, names::deployment(&name, Role::Prefill)),
     )?;
@@ -90,8 +93,31 @@ pub async fn resolve(
         route_rules: route_rules.unwrap_or_default(),
         live_decode,
         live_prefill,
-        namesakes,
+        namesakes: neighbours.namesakes,
+        elder_route,
     })
+}
+
+async fn elder_route(
+    client: &Client,
+    served: Served,
+    elder: Option<Elder>,
+) -> Result<Option<ElderRoute>, Error> {
+    let Some(elder) = elder.filter(|_| served.http_route) else {
+        return Ok(None);
+    };
+    let name = names::http_route(&elder.name);
+    let route = Api::<HTTPRoute>::namespaced(client.clone(), &elder.namespace)
+        .get_opt(&name)
+        .await
+        .map_err(read("HTTPRoute", &elder.namespace, &name))?;
+    Ok(route.map(|route| ElderRoute {
+        route: format!("{}/{name}", elder.namespace),
+        modelservice: elder.name,
+        gateway: elder.gateway,
+        hostnames: hostnames(&route),
+        rules: route.spec.rules.unwrap_or_default(),
+    }))
 }
 
 async fn live_engines(

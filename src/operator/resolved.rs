@@ -35,6 +35,8 @@ pub struct Resolved {
     pub live_prefill: Option<LiveEngines>,
     /// Other ModelServices of the namespace whose model's name gives the same label.
     pub namesakes: Vec<String>,
+    /// The route of an older ModelService on the same Gateway, where there is one.
+    pub elder_route: Option<ElderRoute>,
 }
 
 /// What a live Deployment of engines says of its pods.
@@ -46,6 +48,21 @@ pub struct LiveEngines {
     pub template_labels: BTreeMap<String, String>,
     /// Every pod that it has is of that template.
     pub rolled_out: bool,
+}
+
+/// The route of an older ModelService on the same Gateway.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ElderRoute {
+    /// `namespace/name` of the HTTPRoute.
+    pub route: String,
+    /// The ModelService that it belongs to.
+    pub modelservice: String,
+    /// `namespace/name` of the Gateway that both name.
+    pub gateway: String,
+    /// Its host names; empty for all.
+    pub hostnames: Vec<String>,
+    /// Its rules.
+    pub rules: Vec<Value>,
 }
 
 /// A base ConfigMap.

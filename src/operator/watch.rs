@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::events::Recorder;
 use super::metrics::Metrics;
-use super::names;
+use super::neighbours::concern_each_other;
 use super::reconcile::{Context, on_error, reconcile};
 use super::resolved::{PoolVersion, Served};
 use super::served;
@@ -134,7 +134,7 @@ fn controller(client: &Client, served: Served) -> Controller<ModelService> {
         .owns(metadata::<ConfigMap>(client), config.clone())
         .watches(metadata::<ModelService>(client), config.clone(), {
             let store = store.clone();
-            move |changed| namesakes(&store, &changed)
+            move |changed| neighbours(&store, &changed)
         })
         .watches(metadata::<ConfigMap>(client), config.clone(), {
             let store = store.clone();
@@ -189,22 +189,17 @@ fn users_of_base_config(
     })
 }
 
-/// Those whose pods look alike: one that was made before labels told them apart moves when
-/// another comes.
-fn namesakes(
+/// Those to whom a change of one ModelService matters.
+fn neighbours(
     store: &Store<ModelService>,
     changed: &PartialObjectMeta<ModelService>,
 ) -> Vec<ObjectRef<ModelService>> {
-    let (namespace, name) = (changed.namespace(), changed.name_any());
-    let key = ObjectRef::new(&name).within(&namespace.clone().unwrap_or_default());
+    let key = ObjectRef::new(&changed.name_any()).within(&changed.namespace().unwrap_or_default());
     let Some(own) = store.get(&key) else {
         return Vec::new();
     };
-    let label = names::sanitize(&own.spec.routing.model_name);
     refs(store, |ms| {
-        ms.namespace() == namespace
-            && ms.name_any() != name
-            && names::sanitize(&ms.spec.routing.model_name) == label
+        ObjectRef::from_obj(ms) != key && concern_each_other(&own, ms)
     })
 }
 

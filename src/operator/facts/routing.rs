@@ -5,11 +5,12 @@
 use serde_json::{Value, json};
 
 use super::{Context, Engines, Epp};
+use crate::api::foreign::HTTPRoute;
 use crate::api::modelservice::{ParentReference, RoutingExtension};
 use crate::operator::builtin;
 use crate::operator::finding::Finding;
 use crate::operator::names::{self, Role};
-use crate::operator::resolved::PoolVersion;
+use crate::operator::resolved::{ElderRoute, PoolVersion};
 
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 /// Controllers whose gateways read EnvoyFilters.
@@ -28,6 +29,8 @@ pub struct Routing {
     pub route: Option<RouteFacts>,
     /// The EnvoyFilter that switches the EPP on for it.
     pub filter: Option<FilterFacts>,
+    /// Why requests for `/` reach somebody else, where they do.
+    pub shadowed: Option<String>,
     /// The body mode of the ext_proc filter that asks the EPP on our behalf, if one does.
     pub managed_body_mode: Option<&'static str>,
 }
@@ -81,6 +84,7 @@ pub(super) fn decide(
         serving_port,
         route: None,
         filter: None,
+        shadowed: None,
         managed_body_mode: None,
     };
     route(context, &mut routing, decode, epp, findings);
@@ -197,7 +201,50 @@ fn route(
         // The EPP must not wait for a filter that does not exist.
         routing.extension = RoutingExtension::None;
     }
+    let own_hostnames = base.map_or_else(Vec::new, hostnames);
+    let live = &context.resolved.route_rules;
+    let own_rules = rules.as_deref().unwrap_or(live);
+    let elder = context.resolved.elder_route.as_ref();
+    routing.shadowed = elder.and_then(|elder| shadowed(&own_hostnames, own_rules, elder));
     routing.route = Some(RouteFacts { parents, rules });
+}
+
+/// Host names of a route; empty for all.
+pub fn hostnames(route: &HTTPRoute) -> Vec<String> {
+    let names = route.spec.rest.get("hostnames").and_then(Value::as_array);
+    let names = names.into_iter().flatten().filter_map(Value::as_str);
+    names.map(str::to_owned).collect()
+}
+
+/// Of two routes that match the same requests, the older one wins all of them.
+fn shadowed(hostnames: &[String], rules: &[Value], elder: &ElderRoute) -> Option<String> {
+    let same_hosts = hostnames.is_empty() == elder.hostnames.is_empty()
+        && (hostnames.is_empty() || hostnames.iter().all(|name| elder.hostnames.contains(name)));
+    let lost: Vec<Value> = elder.rules.iter().flat_map(matches).collect();
+    let mut own = rules.iter().flat_map(matches).peekable();
+    let loses = same_hosts && own.peek().is_some() && own.all(|one| lost.contains(&one));
+    loses.then(|| {
+        format!(
+            "HTTPRoute {} of ModelService {} is older and matches the same requests on Gateway {}: \
+             none reaches this model. Give the routes different hostnames or matches, in the \
+             httpRoute of a base config, or use another Gateway",
+            elder.route, elder.modelservice, elder.gateway
+        )
+    })
+}
+
+/// What a rule matches, with the defaults of the Gateway API.
+fn matches(rule: &Value) -> Vec<Value> {
+    let path = json!({"type": "PathPrefix", "value": "/"});
+    let written = rule["matches"].as_array().filter(|all| !all.is_empty());
+    let all = written.cloned().unwrap_or_else(|| vec![json!({})]);
+    let with_path = all.into_iter().map(|mut one| {
+        if one["path"].is_null() {
+            one["path"] = path.clone();
+        }
+        one
+    });
+    with_path.collect()
 }
 
 /// The EnvoyFilter for the rules that lead to the decode Service; `None` where none does.

@@ -277,7 +277,7 @@ async fn a_base_in_another_namespace_needs_the_administrators_leave() {
         &client,
         &Settings::default(),
         Served::default(),
-        Vec::new(),
+        crate::operator::neighbours::Neighbours::default(),
         &ms,
     )
     .await;

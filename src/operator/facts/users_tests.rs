@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::view::{View, plan};
 use super::*;
 use crate::operator::children::{ChildKey, Object};
-use crate::operator::resolved::{BaseConfig, LiveEngines, PoolVersion};
+use crate::operator::resolved::{BaseConfig, ElderRoute, LiveEngines, PoolVersion};
 
 /// A service `m` of these parts over this base, on a cluster with everything.
 fn made(spec: Value, base: &[(&str, &str)]) -> View {
@@ -486,4 +486,50 @@ fn engines_made_before_the_label_keep_serving_while_they_get_it() {
     // And stay so when the namesake goes.
     assert_eq!(tells(Some(live(&old, &new, true)), &[]), moved);
     assert_eq!(tells(Some(live(&new, &new, false)), &[]), [true; 4]);
+}
+
+#[test]
+fn a_route_that_an_older_one_takes_every_request_from_is_told() {
+    let shadowed = |base: &[(&str, &str)], elder: Value| {
+        let ms = json!({
+            "apiVersion": "llm-d.ai/v1alpha1", "kind": "ModelService",
+            "metadata": {"name": "m", "namespace": "ns"},
+            "spec": {
+                "modelArtifacts": {"uri": "hf://o/m"}, "decode": {},
+                "routing": {"modelName": "o/m", "gatewayRefs": [{"name": "gw"}]},
+            },
+        });
+        let data = base.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        let resolved = Resolved {
+            base: Some(BaseConfig {
+                data: data.collect(),
+                ..BaseConfig::default()
+            }),
+            served: Served {
+                inference_pool: Some(PoolVersion::V1),
+                http_route: true,
+                ..Served::default()
+            },
+            elder_route: Some(ElderRoute {
+                route: "ns/old-http-route".to_owned(),
+                modelservice: "old".to_owned(),
+                gateway: "ns/gw".to_owned(),
+                hostnames: Vec::new(),
+                rules: vec![elder],
+            }),
+            ..Resolved::default()
+        };
+        let ms = serde_json::from_value(ms).unwrap();
+        let view = plan(&Settings::default(), &ms, &resolved).unwrap();
+        view.facts.routing.shadowed.clone()
+    };
+    let text = shadowed(&[], json!({})).unwrap();
+    assert!(
+        text.starts_with("HTTPRoute ns/old-http-route of ModelService old is older"),
+        "{text}"
+    );
+    let other = json!({"matches": [{"path": {"type": "PathPrefix", "value": "/old"}}]});
+    assert_eq!(shadowed(&[], other), None);
+    let hosts = [("httpRoute", "spec: {hostnames: [b.example.com]}")];
+    assert_eq!(shadowed(&hosts, json!({})), None);
 }

@@ -29,9 +29,11 @@ pub(super) fn router(ms: &ModelService, seen: &Seen<'_>, observed: &Observed) ->
             Verdict::no("NoRoute", "the HTTPRoute does not exist")
         };
     };
+    let shadowed = seen.facts.routing.shadowed.as_ref();
     let trouble = gateways(ms, observed)
         .or_else(|| parents(ms, seen, route))
-        .or_else(|| pool(seen, route));
+        .or_else(|| pool(seen, route))
+        .or_else(|| Some(Verdict::no("RouteShadowed", shadowed?)));
     trouble.unwrap_or_else(|| {
         Verdict::yes(
             "Programmed",
