@@ -8,6 +8,7 @@ mod cache;
 mod chart;
 mod crashes;
 mod life;
+mod neighbours;
 mod ports;
 mod sdk;
 mod support;
