@@ -20,6 +20,7 @@ pub mod error;
 pub mod events;
 pub mod facts;
 pub mod finding;
+pub mod guard;
 pub mod invalid;
 pub mod leader;
 pub mod merge;

@@ -201,7 +201,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// The rendered text and its YAML; `None` when absent or blank.
-    fn value(&self, key: &str) -> Result<Option<(String, Value)>, Error> {
+    fn value(&mut self, key: &str) -> Result<Option<(String, Value)>, Error> {
         let Some(text) = self.base.data.get(key) else {
             return Ok(None);
         };
@@ -213,7 +213,30 @@ impl Reader<'_> {
                 error,
             })?;
         let value = decode::yaml(key, &text).map_err(|error| self.wrong(error))?;
-        Ok(value.map(|value| (text, value)))
+        let Some(mut value) = value else {
+            return Ok(None);
+        };
+        let dropped = match &mut value {
+            Value::Array(items) => items.iter_mut().flat_map(clean_metadata).collect(),
+            other => clean_metadata(other),
+        };
+        for field in dropped {
+            // A field that tools leave in what they print is no news.
+            if ![
+                "creationTimestamp",
+                "managedFields",
+                "resourceVersion",
+                "uid",
+                "generation",
+                "selfLink",
+            ]
+            .contains(&field)
+            {
+                let text = format!("{}: {key}: metadata.{field} was dropped", self.source);
+                self.findings.push(Finding::new(text));
+            }
+        }
+        Ok(Some((text, value)))
     }
 
     fn wrong(&self, error: decode::Error) -> Error {
@@ -393,6 +416,31 @@ fn can_run(deployment: &Deployment, main: &str, overlay: &[ContainerSpec]) -> bo
         }
         None => true,
     }
+}
+
+/// Parts of metadata that are not a base config's to say: they would keep an object from being
+/// deleted, or have it deleted with somebody else's.
+const NOT_OURS: &[&str] = &[
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "managedFields",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+
+/// Takes them out of an object, and returns which there were.
+fn clean_metadata(value: &mut Value) -> Vec<&'static str> {
+    let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) else {
+        return Vec::new();
+    };
+    let found = NOT_OURS.iter().filter(|name| meta.remove(**name).is_some());
+    found.copied().collect()
 }
 
 /// Gives an object the parts its type insists on; they are overwritten anyway.

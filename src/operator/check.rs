@@ -1,24 +1,19 @@
-//! Rendered pods -> an error for one that cannot run, or that reaches for the node without the
-//! administrator's leave. PURE. It sees what will be applied, whoever wrote it.
+//! Rendered children -> an error for a pod that cannot run, and for what reaches beyond the
+//! namespace without the administrator's leave. PURE. It sees what will be applied, whoever wrote it.
 #![deny(clippy::disallowed_methods)]
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Capabilities, ContainerPort, PodSpec, SecurityContext};
+use k8s_openapi::api::core::v1::PodSpec;
 use kube::core::ObjectMeta;
 
 use super::base::{Place, Sources};
-use super::children::{ChildKey, Children, Desired};
-use super::facts::Facts;
+use super::children::{ChildKey, Children, Desired, Object};
+use super::facts::{self, Facts};
+use super::guard::{self, Refusal};
 use super::invalid::Error;
 use super::settings::Settings;
 
-/// The one capability the "restricted" pod security standard lets a container add.
-const HARMLESS_CAPABILITY: &str = "NET_BIND_SERVICE";
-/// Where AppArmor profiles were written before the field existed.
-const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
-const UNCONFINED: &str = "Unconfined";
-
-/// Looks at every pod that people wrote.
+/// Looks at everything that people wrote and that can reach beyond the namespace.
 ///
 /// # Errors
 /// The first pod that cannot run or may not, with the place where that was written.
@@ -35,7 +30,8 @@ pub fn check(facts: &Facts, children: &Children<Desired>) -> Result<(), Error> {
             pods_of(&facts.settings, &written.sources, deployment)?;
         }
     }
-    Ok(())
+    services(facts, children)?;
+    hostnames(facts, children)
 }
 
 fn pods_of(settings: &Settings, sources: &Sources, deployment: &Deployment) -> Result<(), Error> {
@@ -71,160 +67,86 @@ fn pod(
             ));
         }
     }
-    if settings.allow_privileged_templates {
-        return Ok(());
+    match refused(guard::pod(meta, pod, &settings.allowed)) {
+        None => Ok(()),
+        Some((message, first)) => Err(Error::Merged {
+            object: sources.key(),
+            place: sources.field(first.container.as_deref(), first.field),
+            message,
+            reason: "PrivilegedNotAllowed",
+        }),
     }
-    let asked = host_reach(pod)
-        .or_else(|| container_reach(pod))
-        .or_else(|| annotated_reach(meta));
-    let Some(asked) = asked else { return Ok(()) };
-    Err(Error::Merged {
-        object: sources.key(),
-        place: sources.field(asked.container.as_deref(), asked.field),
-        message: format!(
-            "asks for {}; the operator allows that only with --allow-privileged-templates",
-            asked.what
-        ),
-        reason: "PrivilegedNotAllowed",
-    })
 }
 
-/// Something only an administrator may allow.
-struct Asked {
-    what: String,
-    /// Name of the field, to find its line.
-    field: &'static str,
-    container: Option<String>,
-}
-
-fn host_reach(pod: &PodSpec) -> Option<Asked> {
-    let of_pod = |what: String, field| {
-        Some(Asked {
-            what,
-            field,
-            container: None,
-        })
-    };
-    for (asked, field) in [
-        (pod.host_network, "hostNetwork"),
-        (pod.host_pid, "hostPID"),
-        (pod.host_ipc, "hostIPC"),
+/// Services of a base config, as they will be applied.
+fn services(facts: &Facts, children: &Children<Desired>) -> Result<(), Error> {
+    for key in [
+        ChildKey::DecodeService,
+        ChildKey::PrefillService,
+        ChildKey::EppService,
     ] {
-        if asked == Some(true) {
-            return of_pod(field.to_owned(), field);
+        let Some(Object::Service(service)) = children.get(key) else {
+            continue;
+        };
+        if let Some((message, _)) = refused(guard::service(service, &facts.settings.allowed)) {
+            return Err(Error::Merged {
+                object: key.as_str(),
+                place: Place::Base {
+                    object: facts.base.source.clone(),
+                    key: key.as_str(),
+                    line: None,
+                },
+                message,
+                reason: "PrivilegedNotAllowed",
+            });
         }
     }
-    let host_path = pod
-        .volumes
-        .iter()
-        .flatten()
-        .find(|volume| volume.host_path.is_some());
-    if let Some(volume) = host_path {
-        return of_pod(format!("the hostPath volume {:?}", volume.name), "hostPath");
-    }
-    let context = pod.security_context.as_ref()?;
-    if let Some(profile) = &context.seccomp_profile
-        && profile.type_ == UNCONFINED
-    {
-        return of_pod("an unconfined seccomp profile".to_owned(), "seccompProfile");
-    }
-    if let Some(profile) = &context.app_armor_profile
-        && profile.type_ == UNCONFINED
-    {
-        return of_pod(
-            "an unconfined AppArmor profile".to_owned(),
-            "appArmorProfile",
-        );
-    }
-    let windows = context.windows_options.as_ref()?;
-    if windows.host_process == Some(true) {
-        return of_pod("hostProcess".to_owned(), "hostProcess");
-    }
-    None
+    Ok(())
 }
 
-fn container_reach(pod: &PodSpec) -> Option<Asked> {
-    let ordinary = pod
-        .containers
-        .iter()
-        .chain(pod.init_containers.iter().flatten())
-        .map(|c| (&c.name, c.security_context.as_ref(), c.ports.as_deref()));
-    let ephemeral = pod
-        .ephemeral_containers
-        .iter()
-        .flatten()
-        .map(|c| (&c.name, c.security_context.as_ref(), c.ports.as_deref()));
-    ordinary
-        .chain(ephemeral)
-        .find_map(|(name, context, ports)| {
-            let (what, field) = context
-                .and_then(security_reach)
-                .or_else(|| host_port(ports.unwrap_or_default()))?;
-            let what = if what == "privileged" {
-                format!("the privileged container {name:?}")
-            } else {
-                format!("{what} in container {name:?}")
-            };
-            Some(Asked {
-                what,
-                field,
-                container: Some(name.clone()),
-            })
+/// Host names of the route, where the administrator has a list of them.
+fn hostnames(facts: &Facts, children: &Children<Desired>) -> Result<(), Error> {
+    let list = &facts.settings.allowed_hostnames;
+    let Some(Object::HttpRoute(route)) = children.get(ChildKey::HttpRoute) else {
+        return Ok(());
+    };
+    let fits = |name: &str| {
+        list.iter().any(|allowed| match allowed.strip_prefix("*.") {
+            Some(suffix) => name.ends_with(&format!(".{suffix}")),
+            None => name == allowed,
         })
-}
-
-fn security_reach(context: &SecurityContext) -> Option<(String, &'static str)> {
-    if context.privileged == Some(true) {
-        return Some(("privileged".to_owned(), "privileged"));
-    }
-    if let Some(capability) = context.capabilities.as_ref().and_then(added_capability) {
-        return Some((format!("the capability {capability}"), "capabilities"));
-    }
-    if let Some(mount) = context.proc_mount.as_deref()
-        && mount != "Default"
-    {
-        return Some((format!("procMount {mount}"), "procMount"));
-    }
-    if let Some(profile) = &context.seccomp_profile
-        && profile.type_ == UNCONFINED
-    {
-        return Some(("an unconfined seccomp profile".to_owned(), "seccompProfile"));
-    }
-    if let Some(profile) = &context.app_armor_profile
-        && profile.type_ == UNCONFINED
-    {
-        return Some((
-            "an unconfined AppArmor profile".to_owned(),
-            "appArmorProfile",
-        ));
-    }
-    let windows = context.windows_options.as_ref()?;
-    (windows.host_process == Some(true)).then(|| ("hostProcess".to_owned(), "hostProcess"))
-}
-
-fn added_capability(capabilities: &Capabilities) -> Option<&String> {
-    let mut added = capabilities.add.iter().flatten();
-    added.find(|capability| {
-        let bare = capability.strip_prefix("CAP_").unwrap_or(capability);
-        bare != HARMLESS_CAPABILITY
+    };
+    let names = facts::hostnames(route);
+    let Some(wrong) = names.iter().find(|name| !list.is_empty() && !fits(name)) else {
+        return Ok(());
+    };
+    Err(Error::Merged {
+        object: ChildKey::HttpRoute.as_str(),
+        place: Place::Base {
+            object: facts.base.source.clone(),
+            key: ChildKey::HttpRoute.as_str(),
+            line: None,
+        },
+        message: format!(
+            "the host name {wrong} is not on the administrator's list (--allowed-hostnames): {}",
+            list.join(", ")
+        ),
+        reason: "HostnameNotAllowed",
     })
 }
 
-fn host_port(ports: &[ContainerPort]) -> Option<(String, &'static str)> {
-    let port = ports
-        .iter()
-        .find_map(|port| port.host_port.filter(|p| *p != 0))?;
-    Some((format!("hostPort {port}"), "hostPort"))
-}
-
-fn annotated_reach(meta: Option<&ObjectMeta>) -> Option<Asked> {
-    let annotations = meta?.annotations.as_ref()?;
-    let found = annotations
-        .iter()
-        .find(|(name, value)| name.starts_with(APPARMOR_ANNOTATION) && *value == "unconfined");
-    found.map(|(name, _)| Asked {
-        what: format!("an unconfined AppArmor profile (annotation {name})"),
-        field: "annotations",
-        container: None,
-    })
+/// All that is refused in one text, and the first of it.
+fn refused(refusals: Vec<Refusal>) -> Option<(String, Refusal)> {
+    let first = refusals.first()?.clone();
+    let what: Vec<&str> = refusals.iter().map(|one| one.what.as_str()).collect();
+    let mut kinds: Vec<&str> = refusals.iter().map(|one| one.permission.as_str()).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    let message = format!(
+        "asks for {}; the operator allows that only with --allow={} (or all of it, with \
+         --allow-privileged-templates)",
+        what.join(", "),
+        kinds.join(",")
+    );
+    Some((message, first))
 }

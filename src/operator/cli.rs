@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use super::guard::{Allowed, Permission};
 use super::settings::Settings;
 use crate::bench;
 
@@ -69,6 +70,13 @@ struct RenderArgs {
     /// Allow templates that ask for privileged pods, hostPath or the host's namespaces.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
     allow_privileged_templates: bool,
+    /// Kinds of reach that templates are permitted, comma separated, such as
+    /// host-path,capabilities.
+    #[arg(long, value_name = "KINDS", value_delimiter = ',')]
+    allow: Vec<Permission>,
+    /// Host names that HTTPRoutes may have, comma separated, exact or *.suffix; any without it.
+    #[arg(long, value_name = "NAMES", default_value = "")]
+    allowed_hostnames: String,
 }
 
 impl RenderArgs {
@@ -89,7 +97,12 @@ impl RenderArgs {
             epp_pull_secrets: names(&self.epp_pull_secrets),
             pd_pull_secrets: names(&self.pd_pull_secrets),
             allow_cross_namespace: self.allow_cross_namespace,
-            allow_privileged_templates: self.allow_privileged_templates,
+            allowed: if self.allow_privileged_templates {
+                Allowed::all()
+            } else {
+                self.allow.iter().copied().collect()
+            },
+            allowed_hostnames: names(&self.allowed_hostnames),
         }
     }
 }

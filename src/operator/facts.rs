@@ -148,7 +148,7 @@ pub fn decide(
     };
 
     let config_maps = config_maps::place(&context)?;
-    let mut epp = epp::epp(&context);
+    let mut epp = epp::epp(&context, findings);
     let scheduling = match &epp {
         Some(epp) => epp_config::read(&context, epp, &config_maps, findings)?,
         None => epp_config::EppScheduling::default(),

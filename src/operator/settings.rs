@@ -1,6 +1,8 @@
 //! What the administrator decided by flags, as the pure stages see it. PURE data.
 #![deny(clippy::disallowed_methods)]
 
+use super::guard::Allowed;
+
 /// Engine image of the built-in bases.
 pub const DEFAULT_VLLM_IMAGE: &str = "ghcr.io/llm-d/llm-d:v0.2.0";
 /// This project's image: operator, EPP, routing sidecar and simulator.
@@ -28,8 +30,10 @@ pub struct Settings {
     pub pd_pull_secrets: Vec<String>,
     /// Base ConfigMaps and `configMaps` children may live in other namespaces.
     pub allow_cross_namespace: bool,
-    /// Templates may ask for privileged pods, hostPath or the host's namespaces.
-    pub allow_privileged_templates: bool,
+    /// What templates may ask for beyond their namespace.
+    pub allowed: Allowed,
+    /// Host names that routes may have, exact or `*.suffix`; empty for any.
+    pub allowed_hostnames: Vec<String>,
 }
 
 impl Default for Settings {
@@ -43,7 +47,8 @@ impl Default for Settings {
             epp_pull_secrets: Vec::new(),
             pd_pull_secrets: Vec::new(),
             allow_cross_namespace: false,
-            allow_privileged_templates: false,
+            allowed: Allowed::default(),
+            allowed_hostnames: Vec::new(),
         }
     }
 }

@@ -5,7 +5,7 @@
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Container, Service};
 
-use super::{Context, KvEvents, Ports, Prefillers, Written, kv_events, pool, ports, told};
+use super::{Context, KvEvents, Ports, Prefillers, Written, kv_events, pool, ports, told, written};
 use crate::api::modelservice::{AcceleratorTypes, Parallelism, PdSpec};
 use crate::contract;
 use crate::operator::artifacts::Artifacts;
@@ -152,6 +152,8 @@ fn engines(
 ) -> Engines {
     let builtin = base.map_or(!context.base.is_old_form(), BaseDeployment::is_filled);
     let sources = Sources::of_role(context.ms, &context.base, role);
+    let reserved = [contract::LABEL_EPP, contract::LABEL_MODEL_SERVICE];
+    written::drop_labels(&mut deployment, &reserved, &sources, findings);
     let pod = merge::pod_spec(&mut deployment);
     let lacks_image = pod
         .containers

@@ -4,9 +4,10 @@
 
 use k8s_openapi::api::core::v1::{Container, Service};
 
-use super::{Context, KvEvents, Written};
+use super::{Context, KvEvents, Written, written};
 use crate::contract;
 use crate::operator::base::Sources;
+use crate::operator::finding::Finding;
 use crate::operator::names;
 use crate::operator::resolved::Generated;
 use crate::operator::{builtin, merge};
@@ -31,7 +32,7 @@ pub struct Epp {
 }
 
 /// The EPP; `None` for an old-form base without one.
-pub(super) fn epp(context: &Context<'_>) -> Option<Epp> {
+pub(super) fn epp(context: &Context<'_>, findings: &mut Vec<Finding>) -> Option<Epp> {
     let base = context.base.epp.as_ref();
     let section = context.ms.spec.endpoint_picker.as_ref();
     let filled = context.base.has_builtin_epp();
@@ -49,6 +50,12 @@ pub(super) fn epp(context: &Context<'_>) -> Option<Epp> {
         );
     }
     let sources = Sources::of_epp(context.ms, &context.base);
+    let reserved = [
+        contract::LABEL_INFERENCE_SERVING,
+        contract::LABEL_MODEL_SERVICE,
+        contract::LABEL_ROLE,
+    ];
+    written::drop_labels(&mut deployment, &reserved, &sources, findings);
     let written = Written {
         deployment,
         filled,

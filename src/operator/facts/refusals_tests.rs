@@ -213,7 +213,7 @@ fn a_pod_that_reaches_for_the_node_is_refused_unless_the_administrator_agrees() 
             assert_eq!(reason, "PrivilegedNotAllowed", "{text}");
             assert!(text.contains(what) && text.ends_with("(line 4)"), "{text}");
             let allowed = Settings {
-                allow_privileged_templates: true,
+                allowed: crate::operator::guard::Allowed::all(),
                 ..Settings::default()
             };
             let base = resolved(&[("decodeDeployment", &value)]);
@@ -344,17 +344,42 @@ fn the_cluster_patch_follows_the_ports_of_the_rules() {
 }
 
 #[test]
-fn a_named_rule_is_matched_by_its_name_and_others_are_left_alone() {
+fn the_name_of_a_rule_is_dropped_since_another_teams_route_may_have_it() {
     let mut named = to_decode(8000);
-    named["name"] = json!("chat");
+    named["name"] = json!("team-b.chat-http-route.0");
     let elsewhere = json!({"backendRefs": [{"name": "website", "port": 80}]});
     let pool = json!({"backendRefs": [
         {"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": "m-service-decode"},
     ]});
-    let filter = route_with(&json!([elsewhere, named, pool, to_decode(8000)]))
-        .envoy_filter
-        .unwrap();
-    assert_eq!(filter.route_names, ["chat", "ns.m-http-route.3"]);
+    let view = route_with(&json!([elsewhere, named, pool, to_decode(8000)]));
+    let filter = view.envoy_filter.unwrap();
+    assert_eq!(
+        filter.route_names,
+        ["ns.m-http-route.1", "ns.m-http-route.3"]
+    );
+    let rules = view.route.unwrap().spec.rules.unwrap();
+    assert!(rules.iter().all(|rule| rule["name"].is_null()), "{rules:?}");
+    assert!(
+        view.warnings
+            .iter()
+            .any(|w| w.contains("team-b.chat-http-route.0"))
+    );
+}
+
+#[test]
+fn a_live_rule_with_a_name_stops_the_filter() {
+    let mut base = resolved(&[]);
+    let mut named = to_decode(8000);
+    named["name"] = json!("login");
+    base.route_rules_foreign = true;
+    base.route_rules = vec![named];
+    let view = plan(&Settings::default(), &model_service(), &base).unwrap();
+    assert!(view.envoy_filter.is_none());
+    assert!(
+        view.warnings
+            .iter()
+            .any(|w| w.contains("has the name login: no EnvoyFilter"))
+    );
 }
 
 #[test]
@@ -564,4 +589,60 @@ fn an_old_form_epp_is_told_only_when_it_scores_by_kv_events() {
     ])
     .unwrap();
     assert_eq!(told(&plan), some(["org/model", "15556", "15656"]));
+}
+
+#[test]
+fn everything_a_hostile_base_asks_for_is_named_at_once() {
+    let base = "metadata: {finalizers: [x/y]}\nspec:\n  template:\n    metadata:\n      labels: {llm-d.ai/epp: other-epp}\n    spec:\n      nodeName: n\n      volumes: [{name: v, nfs: {server: s, path: /}}]\n      containers: [{name: vllm, image: i, command: [sh]}]\n";
+    let (text, reason) = refusal(&[("decodeDeployment", base)]);
+    assert_eq!(reason, "PrivilegedNotAllowed");
+    assert!(
+        text.contains("the nfs volume \"v\", the node n by name"),
+        "{text}"
+    );
+    assert!(text.contains("--allow=network-volumes,node-name"), "{text}");
+    let settings = Settings {
+        allowed: crate::operator::guard::Allowed::all(),
+        ..Settings::default()
+    };
+    let view = plan(
+        &settings,
+        &model_service(),
+        &resolved(&[("decodeDeployment", base)]),
+    )
+    .unwrap();
+    let decode = view.decode.unwrap().deployment;
+    assert!(decode.metadata.finalizers.is_none());
+    let labels = decode.spec.template.metadata.unwrap().labels.unwrap();
+    assert!(!labels.contains_key("llm-d.ai/epp"), "{labels:?}");
+    let told = |text: &str| view.warnings.iter().any(|w| w.contains(text));
+    assert!(
+        told("metadata.finalizers was dropped")
+            && told("the label llm-d.ai/epp of the pods was dropped")
+    );
+}
+
+#[test]
+fn services_and_host_names_of_a_base_need_the_administrators_leave() {
+    let service = [(
+        "decodeService",
+        "spec: {type: LoadBalancer, ports: [{port: 443, nodePort: 30443}]}",
+    )];
+    let (text, reason) = refusal(&service);
+    assert_eq!(reason, "PrivilegedNotAllowed");
+    assert!(
+        text.contains(
+            "decodeService: asks for a Service of type LoadBalancer, the node port 30443"
+        ),
+        "{text}"
+    );
+    let base = resolved(&[("httpRoute", "spec: {hostnames: [victim.example.com]}")]);
+    let settings = Settings {
+        allowed_hostnames: vec!["*.team-a.example.com".to_owned()],
+        ..Settings::default()
+    };
+    let error = plan(&settings, &model_service(), &base).unwrap_err();
+    assert_eq!(error.reason(), "HostnameNotAllowed");
+    assert!(error.to_string().contains("victim.example.com"), "{error}");
+    assert!(plan(&Settings::default(), &model_service(), &base).is_ok());
 }

@@ -175,6 +175,7 @@ fn route(
     merge_parents(context, &mut parents, references);
     let mut rules = base.and_then(|route| route.spec.rules.clone());
     for rule in rules.iter_mut().flatten() {
+        drop_name(rule, findings);
         convert_pools(context, routing.pool_version, rule, findings);
     }
     let has_rules = rules.as_ref().is_some_and(|rules| !rules.is_empty());
@@ -264,12 +265,18 @@ fn filter(
         if ports.is_empty() {
             continue;
         }
-        // How Istio names the route of a rule: by the rule's own name where it has one.
-        let name = match rule["name"].as_str().filter(|name| !name.is_empty()) {
-            Some(name) => name.to_owned(),
-            None => format!("{namespace}.{route_name}.{index}"),
-        };
-        route_names.push(name);
+        // Istio names the route of a rule after the rule where it has a name. Such a name is
+        // nobody's alone, so a filter that looks for it could find another's route.
+        if let Some(name) = rule["name"].as_str().filter(|name| !name.is_empty()) {
+            let text = format!(
+                "a rule of the live HTTPRoute {route_name} has the name {name}: no EnvoyFilter is made"
+            );
+            let detail =
+                "take the rule's name away, so that the gateway's route has one of its own";
+            findings.push(Finding::new(text).detail(detail));
+            return None;
+        }
+        route_names.push(format!("{namespace}.{route_name}.{index}"));
         for port in ports {
             if !decode_ports.contains(&port) {
                 decode_ports.push(port);
@@ -329,6 +336,17 @@ fn pool_backend(context: &Context<'_>, version: Option<PoolVersion>) -> Value {
         "kind": "InferencePool",
         "name": names::inference_pool(&context.identity.name),
     })
+}
+
+/// Istio names a gateway's routes after their rules, and its filters find routes by name: a rule
+/// with another route's name would pull the EPP's filter onto that route.
+fn drop_name(rule: &mut Value, findings: &mut Vec<Finding>) {
+    let name = rule.as_object_mut().and_then(|rule| rule.remove("name"));
+    if let Some(name) = name.filter(|name| *name != "") {
+        let text = format!("the name {name} of a rule of the httpRoute was dropped");
+        let detail = "routes of a gateway are found by such names, and this one may be another's";
+        findings.push(Finding::new(text).detail(detail));
+    }
 }
 
 /// Backends of a rule that are this ModelService's pool get the group of the version in which

@@ -6,6 +6,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use crate::operator::base::Sources;
+use crate::operator::finding::Finding;
 
 /// Pods as people wrote them.
 #[derive(Clone, Debug)]
@@ -18,6 +19,28 @@ pub struct Written {
     pub sources: Sources,
     /// Leave replicas to an autoscaler.
     pub keep_live_replicas: bool,
+}
+
+/// Labels by which others are found: a base that puts them on its pods would have these pods
+/// taken for somebody else's.
+pub(super) fn drop_labels(
+    deployment: &mut Deployment,
+    reserved: &[&str],
+    sources: &Sources,
+    findings: &mut Vec<Finding>,
+) {
+    let labels = deployment.spec.template.metadata.as_mut();
+    let Some(labels) = labels.and_then(|meta| meta.labels.as_mut()) else {
+        return;
+    };
+    for name in reserved {
+        if labels.remove(*name).is_some() {
+            let place = sources.field(None, name);
+            let text = format!("the label {name} of the pods was dropped");
+            let detail = "pods of another kind are found by it";
+            findings.push(Finding::at(place, text).detail(detail));
+        }
+    }
 }
 
 impl Written {
