@@ -146,12 +146,21 @@ pub async fn apply(
     let owner = owner_reference(ms);
     let (mut items, mut failed) = (Vec::new(), Vec::new());
     let mut inventory = BTreeSet::new();
+    let mut foreign_identity = false;
     for child in desired.items {
         inventory.insert(entry(&child.object));
+        // No pod runs under an account that is somebody else's.
+        if foreign_identity {
+            continue;
+        }
         match apply_one(client, metrics, &owner, &child).await {
             Ok(object) => items.push(Child { object, ..child }),
             // It stays in the inventory: it was announced, and what is not ours is not pruned.
-            Err(error) => failed.push(error),
+            Err(error) => {
+                foreign_identity =
+                    child.key.is_identity() && matches!(error, Error::NotOwned { .. });
+                failed.push(error);
+            }
         }
     }
     // Prune only after everything new exists, and not at all when something failed:

@@ -105,6 +105,14 @@ pub enum ChildKey {
 }
 
 impl ChildKey {
+    /// An account, or the rights of one.
+    pub fn is_identity(self) -> bool {
+        matches!(
+            self,
+            Self::PdServiceAccount | Self::EppServiceAccount | Self::EppRoleBinding
+        )
+    }
+
     /// The key in the output of `generate` and in base ConfigMaps.
     pub fn as_str(self) -> &'static str {
         match self {
