@@ -65,7 +65,7 @@ pub fn between(before: Option<&ModelServiceStatus>, after: &ModelServiceStatus) 
         // A condition that sums up repeats what its cause has said, now or earlier.
         let told_by_cause = is_bad
             && bad.iter().any(|cause| {
-                cause.message == new.message
+                cause.message.contains(&new.message)
                     || (cause.reason == new.reason && new.message.contains(&cause.message))
             });
         if is_bad {

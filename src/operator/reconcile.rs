@@ -274,14 +274,13 @@ async fn write_status(
     let seen = match (&progress.facts, &progress.outcome) {
         (Some(facts), Some(outcome)) => Some(Seen {
             facts,
-            findings: &progress.findings,
             outcome,
             observed: progress.observed.as_ref(),
         }),
         _ => None,
     };
     let now = Time(k8s_openapi::jiff::Timestamp::now());
-    let status = status::compute(ms, seen.as_ref(), failure, &now);
+    let status = status::compute(ms, seen.as_ref(), failure, &progress.findings, &now);
     if ms.status.as_ref() == Some(&status) {
         return Ok(());
     }

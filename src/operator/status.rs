@@ -27,8 +27,6 @@ use crate::telemetry::error_chain::chain;
 pub struct Seen<'a> {
     /// What was decided.
     pub facts: &'a Facts,
-    /// What a user should know though nothing is wrong.
-    pub findings: &'a [Finding],
     /// What came of applying it.
     pub outcome: &'a Outcome,
     /// What the cluster says; `None` when it could not be asked.
@@ -41,6 +39,7 @@ pub fn compute(
     ms: &ModelService,
     seen: Option<&Seen<'_>>,
     failure: Option<&Error>,
+    findings: &[Finding],
     now: &Time,
 ) -> ModelServiceStatus {
     let mut status = ms.status.clone().unwrap_or_default();
@@ -54,7 +53,7 @@ pub fn compute(
         mirror(&mut status.conditions, seen);
     }
     let mut conditions = std::mem::take(&mut status.conditions);
-    if let Some(verdict) = base_config(ms, seen, failure) {
+    if let Some(verdict) = base_config(ms, seen, failure, findings) {
         set(&mut conditions, ConditionType::BaseConfigResolved, &verdict);
     }
     if let Some(seen) = seen
@@ -96,11 +95,12 @@ fn base_config(
     ms: &ModelService,
     seen: Option<&Seen<'_>>,
     failure: Option<&Error>,
+    findings: &[Finding],
 ) -> Option<Verdict> {
     if let Some(error) = failure
         && error.blames_base_config()
     {
-        return Some(Verdict::no(error.reason(), chain(error)));
+        return Some(Verdict::no(error.reason(), with(chain(error), findings)));
     }
     if let Some(error @ Error::Invalid(_)) = failure {
         // Whether an older complaint about the base config still holds was not seen.
@@ -113,8 +113,8 @@ fn base_config(
             )
         });
     }
-    let seen = seen?;
-    let mut message = match ms
+    seen?;
+    let message = match ms
         .spec
         .base_config_map_ref
         .as_ref()
@@ -123,7 +123,18 @@ fn base_config(
         Some(name) => format!("base config {name} resolved"),
         None => "no base config: built-in bases are used".to_owned(),
     };
-    for finding in seen.findings {
+    let message = with(message, findings);
+    let reason = if findings.is_empty() {
+        "Resolved"
+    } else {
+        "ResolvedWithWarnings"
+    };
+    Some(Verdict::yes(reason, message))
+}
+
+/// A message, and what else a user should know.
+fn with(mut message: String, findings: &[Finding]) -> String {
+    for finding in findings {
         message.push_str("; ");
         message.push_str(&finding.to_string());
     }
@@ -135,12 +146,7 @@ fn base_config(
         }
         message.truncate(end);
     }
-    let reason = if seen.findings.is_empty() {
-        "Resolved"
-    } else {
-        "ResolvedWithWarnings"
-    };
-    Some(Verdict::yes(reason, message))
+    message
 }
 
 /// Names, counts and references.

@@ -309,12 +309,11 @@ fn the_status_names_only_what_exists_and_each_account_by_its_role() {
         };
         let seen = Seen {
             facts: &plan.facts,
-            findings: &[],
             outcome: &outcome,
             observed: Some(&Observed::default()),
         };
         let now = jiff::Timestamp::UNIX_EPOCH.into();
-        let status = status::compute(&ms, Some(&seen), None, &now);
+        let status = status::compute(&ms, Some(&seen), None, &[], &now);
         ms.status = Some(status.clone());
         ms.spec.prefill = None;
         status

@@ -7,6 +7,7 @@ use super::view::{View, plan};
 use super::*;
 use crate::operator::children::{ChildKey, Object};
 use crate::operator::resolved::{BaseConfig, ElderRoute, LiveEngines, PoolVersion};
+use crate::operator::{events, status};
 
 /// A service `m` of these parts over this base, on a cluster with everything.
 fn made(spec: Value, base: &[(&str, &str)]) -> View {
@@ -224,8 +225,19 @@ fn findings_survive_an_error() {
     };
     let mut findings = Vec::new();
     let ms = serde_json::from_value(ms).unwrap();
-    assert!(decide(&Settings::default(), &ms, &resolved, &mut findings).is_err());
-    assert_eq!(findings.len(), 1);
+    let error = decide(&Settings::default(), &ms, &resolved, &mut findings).unwrap_err();
+    let now = jiff::Timestamp::UNIX_EPOCH.into();
+    let status = status::compute(&ms, None, Some(&error.into()), &findings, &now);
+    let conditions = status.conditions.iter();
+    let base = conditions.clone().find(|c| c.type_ == "BaseConfigResolved");
+    let message = &base.unwrap().message;
+    assert!(message.contains("not valid YAML"), "{message}");
+    assert!(
+        message.contains("did you mean decodeDeployment?"),
+        "{message}"
+    );
+    // One mistake is one event, though a condition that sums up says less.
+    assert_eq!(events::between(None, &status).len(), 1);
 }
 
 #[test]

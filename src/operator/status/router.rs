@@ -252,7 +252,6 @@ mod tests {
         };
         let seen = Seen {
             facts: &facts,
-            findings: &[],
             outcome: &outcome,
             observed: None,
         };
